@@ -1,0 +1,106 @@
+"""What every data source gives: a `TaskData` of three torch data sets of dicts, and what was recognised."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+Sample = dict[str, Any]
+"""One sample: tensors, numbers and strings under the names that its task states ("image", "label", "mask", ...)."""
+
+
+@runtime_checkable
+class SampleSet(Protocol):
+    """A torch map-style data set of `Sample` dicts; every torch `Dataset` with a length is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a method must know of its data before its networks can be built; kept beside saved weights.
+
+    Args:
+        channels: Channels of an image, 1 or 3 for photographs.
+        size: Height and width of an image in pixels.
+        classes: Names of the classes, in the order of the integer labels; empty where there are none.
+    """
+
+    channels: int = 3
+    size: tuple[int, int] = (64, 64)
+    classes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "DataInfo":
+        """The inverse of `as_json`."""
+        height, width = values["size"]
+        return cls(int(values["channels"]), (int(height), int(width)), tuple(values["classes"]))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that could not be used and was left out, with the reason."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Data ready for a task.
+
+    Args:
+        spec: The words that load it again, such as "mvtec:parts?size=128".
+        layout: What was recognised, in words a user understands.
+        train: Samples to fit on.
+        val: Samples for choices made during fitting, or None where the layout has no such part.
+        test: Samples to judge on, or None for data that only serves fitting or predicting.
+        info: Channels, size and classes.
+        skipped: Files that were left out, and why.
+    """
+
+    spec: str
+    layout: str
+    train: SampleSet
+    val: SampleSet | None = None
+    test: SampleSet | None = None
+    info: DataInfo = field(default_factory=DataInfo)
+    skipped: tuple[Problem, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the integer labels."""
+        return self.info.classes
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.info.channels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        return self.info.size
+
+    def splits(self) -> Iterator[tuple[str, SampleSet]]:
+        """The parts that exist, by name."""
+        for name in ("train", "val", "test"):
+            part = getattr(self, name)
+            if part is not None:
+                yield name, part
+
+    def fingerprint(self) -> str:
+        """A short hash that changes when the data does: spec, shape and number of samples, and, for data sets
+        that state it (`fingerprint()` of their own: file names, sizes and times), what they hold."""
+        parts = {name: getattr(part, "fingerprint", lambda: "")() for name, part in self.splits()}
+        lengths = {name: len(part) for name, part in self.splits()}
+        text = json.dumps([self.spec, self.info.as_json(), lengths, parts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

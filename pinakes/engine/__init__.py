@@ -1,0 +1,1 @@
+"""Training: plans, seeds, devices, checkpoints and resuming, on Lightning."""

@@ -1,0 +1,288 @@
+"""What every published method can do: fit, predict, evaluate, save, load."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pinakes import tasks
+from pinakes.catalogue import Paper, papers
+from pinakes.data import load_data, load_images
+from pinakes.data.base import DataInfo, SampleSet, TaskData
+from pinakes.engine import training
+from pinakes.engine.plan import TrainingPlan, torch_device
+from pinakes.engine.runs import read_run, write_run
+from pinakes.engine.seeds import isolated
+from pinakes.errors import UserError, suggest
+from pinakes.nn.backbones import without_weights
+from pinakes.tasks.base import Batch, Evaluation, Observer, Prediction, Task
+
+DataLike = str | Path | TaskData | tuple[SampleSet, DataInfo]
+"""What `fit` and `evaluate` take: a spec or path, loaded data, or your own data set with its info."""
+
+Inputs = Tensor | Mapping[str, Any] | str | Path | Sequence[str | Path] | SampleSet
+"""What `predict` takes: images, a batch, image files or folders, or a data set."""
+
+
+class Method(LightningModule):
+    """A published method behind the interface that all share. Papers subclass it, usually through their shelf's base.
+
+    A subclass states its `task`, takes the paper's hyper-parameters in `__init__` (every one with a default) and
+    gives:
+
+    - `build(info)`: make the networks, now that channels, size and classes are known;
+    - `predict_step(batch, batch_idx=0)`: a batch to the prediction that the task states;
+    - either `training_step` and `configure_optimizers`, as any LightningModule, or `learn(data, plan)` for methods
+      with a loop of their own (memory banks, bilevel search, optimisation of one scene).
+
+    Tensors that fitting makes (a memory bank, thresholds) are registered as buffers; they may change shape and are
+    saved and loaded like weights.
+
+    Example:
+        >>> import pinakes
+        >>> detector = pinakes.create("patchcore").fit("textures?size=32&n=8")
+        >>> sorted(detector.predict(torch.rand(2, 3, 32, 32)))
+        ['map', 'score']
+    """
+
+    task_name: ClassVar[str]
+    """The task that states what batches and predictions hold, a module of `pinakes.tasks`."""
+    min_size: ClassVar[int] = 8
+    """The smallest height or width of an image that the method takes, in pixels."""
+    training_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 1}
+    """Training settings that suit the method where the user gives none."""
+
+    options: dict[str, Any]
+    info: DataInfo
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        method = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind_partial(None, *args, **kwargs)
+        bound.apply_defaults()
+        values = dict(list(bound.arguments.items())[1:])
+        object.__setattr__(method, "options", values)
+        return method
+
+    @property
+    def task(self) -> Task:
+        """The task that states what batches and predictions hold."""
+        return tasks.get(self.task_name)
+
+    @classmethod
+    def paper(cls) -> Paper | None:
+        """The catalogue's entry for this class, or None for a class of your own."""
+        name = f"{cls.__module__}:{cls.__name__}"
+        return next((p for p in papers() if f"{p.module}:{p.method.partition(':')[2]}" == name), None)
+
+    @classmethod
+    def option_defaults(cls) -> dict[str, Any]:
+        """The paper's hyper-parameters with their defaults, by name."""
+        signature = inspect.signature(cls.__init__)
+        return {name: each.default for name, each in list(signature.parameters.items())[1:]}
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the networks exist: after `fit`, `prepare` or `load`."""
+        return "info" in self.__dict__
+
+    # -- what a subclass gives -------------------------------------------------------------------------------
+
+    def build(self, info: DataInfo) -> None:
+        """Makes the networks and buffers for data of this form. Called once, before fitting or loading."""
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
+        """Answers a checked batch on the method's device; gradients are off and the method is in eval mode."""
+        raise NotImplementedError(f"{type(self).__name__} gives no predict_step")
+
+    def learn(self, data: TaskData, plan: TrainingPlan) -> None:
+        """Fits the built method. The default trains `training_step` with the engine."""
+        training.train(self, data, plan)
+
+    # -- the verbs -------------------------------------------------------------------------------------------
+
+    def prepare(self, info: DataInfo, *, seed: int = 0) -> Self:
+        """Makes the networks for data of this form, from a seed; `fit` does this by itself.
+
+        Raises:
+            UserError: If the images are too small for the method.
+        """
+        if min(info.size) < self.min_size:
+            raise UserError(
+                f"size: {type(self).__name__} needs images of at least {self.min_size} pixels, got "
+                f"{info.size[0]}x{info.size[1]}; give a larger size"
+            )
+        with isolated(seed):
+            self.build(info)
+        self.info = info
+        return self
+
+    def fit(self, data: DataLike, **settings: Any) -> Self:
+        """Fits the method and returns it.
+
+        Args:
+            data: A spec ("textures", "mvtec:parts?size=128"), a path, a `TaskData`, or (samples, info) for a data
+                set of your own whose items are dicts as the task states.
+            **settings: Any field of `TrainingPlan`: epochs, steps, batch_size, seed, device, out, ...
+
+        Raises:
+            UserError: If the data or a setting cannot be used.
+        """
+        plan = TrainingPlan().settled(self.training_defaults, settings)
+        loaded = self._load(data, seed=plan.seed)
+        if loaded.train is None or len(loaded.train) == 0:
+            raise UserError(f"{loaded.spec}: has no training samples")
+        self.prepare(loaded.info, seed=plan.seed)
+        first = self.task.collate([loaded.train[0]])
+        self.task.check_batch(first, loaded.info)
+        self.to(torch_device(plan.device))
+        with isolated(plan.seed):
+            self.learn(loaded, plan)
+        self.eval()
+        if plan.out is not None:
+            self.save(plan.out)
+        return self
+
+    def predict(self, inputs: Inputs, *, batch_size: int = 32) -> Prediction:
+        """Answers images, a batch, files or a data set.
+
+        Args:
+            inputs: Images (batch, channels, height, width) or one (channels, height, width) in [0, 1]; a dict as
+                the task states; an image file, a folder or a list of them; or a data set.
+            batch_size: Samples at a time, for files and data sets.
+
+        Returns:
+            What the task states: for tensors and batches on the method's device, else gathered on the CPU.
+
+        Raises:
+            UserError: If the method is not fitted.
+            ValueError: If a batch is not as the task states; the message names the field.
+        """
+        if not self.is_built:
+            raise UserError(f"{type(self).__name__} is not fitted yet; call fit, or load a fitted one")
+        if isinstance(inputs, Tensor):
+            inputs = {"image": inputs[None] if inputs.ndim == 3 else inputs}
+        if isinstance(inputs, Mapping):
+            return self._predict_batch(dict(inputs))
+        if isinstance(inputs, str | Path):
+            inputs = [inputs]
+        samples = load_images(inputs, self.info) if isinstance(inputs, list | tuple) else inputs
+        loader = DataLoader(samples, batch_size=batch_size, collate_fn=self.task.collate)  # type: ignore[arg-type]  # any map-style set serves
+        parts = [self._predict_batch(batch) for batch in loader]
+        return {name: _join([part[name] for part in parts]) for name in parts[0]}
+
+    def evaluate(self, data: DataLike, *, split: str = "test", **settings: Any) -> dict[str, float]:
+        """Judges the fitted method and returns the metrics of its task by name.
+
+        Args:
+            data: As for `fit`.
+            split: "test", "val" or "train".
+            **settings: `batch_size` and `workers`, as `Task.evaluate` takes them.
+        """
+        return self.evaluate_fully(data, split=split, **settings).metrics
+
+    def evaluate_fully(
+        self,
+        data: DataLike,
+        *,
+        split: str = "test",
+        batch_size: int = 32,
+        workers: int = 0,
+        observe: Observer | None = None,
+    ) -> Evaluation:
+        """As `evaluate`, with the breakdown by group and a callback for each batch."""
+        if not self.is_built:
+            raise UserError(f"{type(self).__name__} is not fitted yet; call fit, or load a fitted one")
+        loaded = self._load(data, size=self.info.size)
+        if split not in dict(loaded.splits()):
+            raise UserError(
+                f"{loaded.spec}: has no part called '{split}'{suggest(split, dict(loaded.splits()))}"
+            )
+        samples = dict(loaded.splits())[split]
+        return self.task.evaluate(self, samples, batch_size=batch_size, workers=workers, observe=observe)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes weights (safetensors) and what is needed to build the method again (JSON) to a run folder.
+
+        Raises:
+            UserError: If the method is not fitted or the folder cannot be written.
+        """
+        if not self.is_built:
+            raise UserError(f"{type(self).__name__} is not fitted yet; there is nothing to save")
+        paper = self.paper()
+        return write_run(
+            Path(folder),
+            slug=paper.slug if paper else type(self).__name__,
+            options=self.options,
+            info=self.info,
+            tensors=self.state_dict(),
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "cpu") -> Self:
+        """Makes the method again that `save` wrote to a run folder.
+
+        Raises:
+            UserError: If the folder holds no run, a damaged one, or one of another method.
+        """
+        run = read_run(Path(folder))
+        paper = cls.paper()
+        expected = paper.slug if paper else cls.__name__
+        if run.slug != expected:
+            raise UserError(f"{folder}: holds a run of '{run.slug}', not of '{expected}'")
+        method = cls(**run.options)
+        with without_weights():
+            method.prepare(run.info)
+        method._restore(run.tensors, folder)
+        return method.to(torch_device(device)).eval()
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _load(self, data: DataLike, *, size: tuple[int, int] | None = None, seed: int = 0) -> TaskData:
+        if isinstance(data, tuple):
+            samples, info = data
+            data = TaskData(
+                spec="your own data set", layout="given as it is", train=samples, test=samples, info=info
+            )
+        return load_data(data, task=self.task, size=size, seed=seed)
+
+    def _predict_batch(self, batch: Batch) -> Prediction:
+        self.task.check_batch(batch, self.info)
+        image = batch.get("image")
+        if isinstance(image, Tensor) and min(image.shape[-2:]) < self.min_size:
+            raise ValueError(
+                f"image: {type(self).__name__} needs at least {self.min_size} pixels a side, got {tuple(image.shape)}"
+            )
+        moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                return self.predict_step(moved)
+        finally:
+            self.train(was_training)
+
+    def _restore(self, tensors: dict[str, Tensor], folder: str | Path) -> None:
+        """Loads a state dict whose buffers may have other shapes than freshly built ones."""
+        buffers = dict(self.named_buffers())
+        for name, value in tensors.items():
+            if name in buffers and buffers[name].shape != value.shape:
+                owner = self.get_submodule(name.rpartition(".")[0])
+                setattr(owner, name.rpartition(".")[2], torch.empty_like(value))
+        try:
+            self.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder}: the weights do not fit this version of the method: {error}"
+            ) from error
+
+
+def _join(parts: list[Any]) -> Any:
+    return (
+        torch.cat([p.cpu() for p in parts]) if isinstance(parts[0], Tensor) else [x for p in parts for x in p]
+    )

@@ -1,0 +1,153 @@
+"""Backbones by name: `timm/NAME`, or one of the two embedded ones that work offline.
+
+A name may say where its weights come from, after an "@":
+
+- `timm/resnet18`: timm's pretrained weights, from the local cache or downloaded;
+- `timm/resnet18@random`: none;
+- `timm/resnet18@weights/resnet18.safetensors`: a file of yours;
+- `pinakes/tiny_conv`, `pinakes/tiny_vit`: the embedded ones, about a million parameters each.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pinakes.errors import UserError, suggest
+from pinakes.nn import tiny
+
+EMBEDDED = {"pinakes/tiny_conv": "pinakes_tiny_conv", "pinakes/tiny_vit": "pinakes_tiny_vit"}
+assert tiny.WEIGHTS  # importing the module registers both networks with timm
+
+_skip_weights: ContextVar[bool] = ContextVar("skip_weights", default=False)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Backbones made inside the block get no pretrained weights, because saved ones are about to be loaded."""
+    token = _skip_weights.set(True)
+    try:
+        yield
+    finally:
+        _skip_weights.reset(token)
+
+
+class FeatureExtractor(nn.Module):
+    """The feature maps of a backbone at some of its layers, for images in [0, 1].
+
+    Args:
+        name: The backbone, as above.
+        layers: Which of the backbone's feature levels, in timm's `out_indices`: for a ResNet 0 is the stem and
+            2, 3 are layer2 and layer3; for a vision transformer, blocks.
+        channels: Channels of the images; backbones trained on colour adapt their first convolution.
+
+    Raises:
+        UserError: If the name is unknown, a layer does not exist, or the weights cannot be had.
+
+    Example:
+        >>> extract = FeatureExtractor("timm/resnet18@random", layers=(2, 3))
+        >>> [tuple(level.shape) for level in extract(torch.rand(1, 3, 64, 64))]
+        [(1, 128, 8, 8), (1, 256, 4, 4)]
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, layers: Sequence[int] = (2, 3), channels: int = 3) -> None:
+        super().__init__()
+        self.network = _create(name, features_only=True, out_indices=tuple(layers), in_chans=channels)
+        self.widths: list[int] = self.network.feature_info.channels()
+        self.strides: list[int] = self.network.feature_info.reduction()
+        mean, std = _normalisation(self.network, channels)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> list[Float[Tensor, "batch _width _h _w"]]:
+        """The feature maps (batch, width, height / stride, width / stride), one for each layer."""
+        levels: list[Tensor] = self.network((image - self.mean) / self.std)
+        return levels
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """Switches a module to evaluation for good: no gradients, and batch statistics stay as they are."""
+    module.requires_grad_(False)
+    module.train = lambda mode=True: module  # type: ignore[method-assign,assignment]  # stays in eval mode
+    for child in module.modules():
+        child.training = False
+    return module
+
+
+def _normalisation(network: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
+    config: dict[str, Any] = (
+        getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
+    )
+    mean = torch.tensor(config.get("mean", timm.data.IMAGENET_DEFAULT_MEAN))
+    std = torch.tensor(config.get("std", timm.data.IMAGENET_DEFAULT_STD))
+    if channels != len(mean):
+        mean, std = mean.mean().expand(channels), std.mean().expand(channels)
+    return mean.view(-1, 1, 1).clone(), std.view(-1, 1, 1).clone()
+
+
+def _create(name: str, **settings: Any) -> nn.Module:
+    base, _, weights = name.partition("@")
+    if base in EMBEDDED:
+        model_name = EMBEDDED[base]
+    elif base.startswith("timm/"):
+        model_name = base.removeprefix("timm/")
+    else:
+        raise UserError(f"backbone: '{base}' is unknown{suggest(base, [*EMBEDDED, 'timm/NAME'])}")
+    if not timm.is_model(model_name):
+        near = suggest(model_name, timm.list_models())[:200]
+        raise UserError(f"backbone: timm has no network '{model_name}'{near}")
+    file = Path(weights) if weights and weights != "random" else None
+    if file is not None and not file.is_file():
+        raise UserError(f"backbone: {file}: no such weights file; give a safetensors file, or @random")
+    pretrained = not weights and not _skip_weights.get()
+    try:
+        network: nn.Module = timm.create_model(model_name, pretrained=pretrained, **settings)
+    except (IndexError, AssertionError, ValueError) as error:
+        raise UserError(f"backbone: {base} cannot be made with {settings} ({error})") from error
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"backbone: the pretrained weights of {base} cannot be had ({type(error).__name__}). Where there is a "
+            f"network, run once to cache them in {_hub_cache()}; or give a file, {base}@FILE.safetensors; without "
+            f"weights, pinakes/tiny_conv and {base}@random work"
+        ) from error
+    if file is not None and not _skip_weights.get():
+        _load_weights(network, file)
+    return network
+
+
+def _hub_cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return HF_HUB_CACHE
+
+
+def _load_weights(network: nn.Module, file: Path) -> None:
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"backbone: {file}: is not a whole safetensors file ({error})") from error
+    target = network.state_dict()
+    fitting = {name: value for name, value in tensors.items() if name in target}
+    missing = sorted(set(target) - set(fitting))
+    wrong = sorted(name for name, value in fitting.items() if value.shape != target[name].shape)
+    if missing or wrong:
+        raise UserError(
+            f"backbone: {file}: does not fit the network (missing: {missing[:3] or 'none'}, other shape: "
+            f"{wrong[:3] or 'none'})"
+        )
+    network.load_state_dict(fitting)

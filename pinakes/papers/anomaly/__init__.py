@@ -1,0 +1,20 @@
+"""The shelf of anomaly and out-of-distribution detection."""
+
+from pinakes.catalogue import Paper, Shelf
+
+SHELF = Shelf(
+    name="anomaly",
+    title="Anomaly and out-of-distribution detection",
+    papers=[
+        Paper(
+            slug="patchcore",
+            title="Towards Total Recall in Industrial Anomaly Detection",
+            authors="Roth et al.",
+            venue="CVPR 2022",
+            link="arXiv:2106.08265",
+            task="anomaly",
+            method="patchcore:PatchCore",
+            idea="A coreset of pretrained patch features of normal images; the distance to the nearest is the score.",
+        ),
+    ],
+)
