@@ -69,6 +69,9 @@ class Method(LightningModule):
         object.__setattr__(method, "options", values)
         return method
 
+    def __init__(self) -> None:
+        super().__init__()
+
     @property
     def task(self) -> Task:
         """The task that states what batches and predictions hold."""
@@ -134,7 +137,7 @@ class Method(LightningModule):
             UserError: If the data or a setting cannot be used.
         """
         plan = TrainingPlan().settled(self.training_defaults, settings)
-        loaded = self._load(data, seed=plan.seed)
+        loaded = self._load(data)
         if loaded.train is None or len(loaded.train) == 0:
             raise UserError(f"{loaded.spec}: has no training samples")
         self.prepare(loaded.info, seed=plan.seed)
@@ -243,13 +246,13 @@ class Method(LightningModule):
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _load(self, data: DataLike, *, size: tuple[int, int] | None = None, seed: int = 0) -> TaskData:
+    def _load(self, data: DataLike, *, size: tuple[int, int] | None = None) -> TaskData:
         if isinstance(data, tuple):
             samples, info = data
             data = TaskData(
                 spec="your own data set", layout="given as it is", train=samples, test=samples, info=info
             )
-        return load_data(data, task=self.task, size=size, seed=seed)
+        return load_data(data, task=self.task, size=size)
 
     def _predict_batch(self, batch: Batch) -> Prediction:
         self.task.check_batch(batch, self.info)

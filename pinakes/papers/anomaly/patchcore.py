@@ -38,6 +38,10 @@ from pinakes.papers.anomaly.base import Detector, smoothed_map
 from pinakes.tasks.base import Batch, Prediction
 
 CHUNK_ELEMENTS = 2**24
+"""Elements of a block of the distance matrix; bounds the memory of a search."""
+
+LEADING_SHARE = 16
+"""One in so many rows is kept up to date at every step of the coreset."""
 
 
 def patch_features(
@@ -89,6 +93,10 @@ def greedy_coreset(
     Raises:
         ValueError: If `size` is not between 1 and the number of rows.
 
+    Distances only shrink as the coreset grows. So only the rows that were farthest at the last look are kept up to
+    date at every step, and the others, whose last known distances bound what they are now, in blocks, when the
+    farthest of those rows falls below that bound. The choice is the same as by brute force.
+
     Source: equation (5) and algorithm 1; a 2-approximation of the best cover (Gonzalez, 1985).
     """
     count, width = features.shape
@@ -103,13 +111,30 @@ def greedy_coreset(
     chosen = torch.empty(size, dtype=torch.int64, device=features.device)
     chosen[0] = torch.randint(count, (1,), generator=generator, device=features.device)[0]
     nearest = torch.full_like(squared, torch.inf)
-    for step in tqdm(range(1, size), desc="coreset", disable=not progress, leave=False):
-        latest = chosen[step - 1]
-        distance = torch.addmv(squared, features, features[latest], alpha=-2) + squared[latest]
-        torch.minimum(nearest, distance, out=nearest)
-        nearest[latest] = -torch.inf
-        chosen[step] = nearest.argmax()
+    settled, taken = 0, 1
+    leading = max(256, count // LEADING_SHARE)
+    with tqdm(total=size, initial=1, desc="coreset", disable=not progress, leave=False) as bar:
+        while taken < size:
+            for latest in chosen[settled:taken].split(256):
+                torch.minimum(nearest, _squared_distances(features, squared, latest).amin(1), out=nearest)
+            nearest[chosen[settled:taken]] = -torch.inf
+            settled = taken
+            farthest, rows = nearest.topk(min(leading + 1, count))
+            bound = farthest[-1] if count > leading else farthest.new_tensor(-torch.inf)
+            rows = rows[:leading]
+            distance, row_features, row_squared = farthest[:leading].clone(), features[rows], squared[rows]
+            while taken < size and distance[best := distance.argmax()] >= bound:
+                chosen[taken] = rows[best]
+                taken += 1
+                latest_distance = _squared_distances(row_features, row_squared, best[None])[:, 0]
+                torch.minimum(distance, latest_distance, out=distance)
+                distance[best] = -torch.inf
+            bar.update(taken - settled)
     return chosen
+
+
+def _squared_distances(rows: Tensor, squared: Tensor, indices: Tensor) -> Tensor:
+    return torch.addmm(squared[:, None], rows, rows[indices].T, alpha=-2) + squared[indices]
 
 
 def nearest_neighbours(
@@ -123,7 +148,10 @@ def nearest_neighbours(
         count: How many to return for each query.
     """
     rows = max(1, CHUNK_ELEMENTS // len(bank))
-    parts = [torch.cdist(chunk, bank).topk(count, largest=False) for chunk in queries.split(rows)]
+    parts = []
+    for chunk in queries.split(rows):
+        distances = torch.cdist(chunk, bank)
+        parts.append(distances.min(1, keepdim=True) if count == 1 else distances.topk(count, largest=False))
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
 
 

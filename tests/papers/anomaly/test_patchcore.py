@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
-from pinakes import UserError
+from pinakes import UserError, load_data
 from pinakes.papers.anomaly.base import smoothed_map
 from pinakes.papers.anomaly.patchcore import (
     PatchCore,
@@ -28,14 +28,16 @@ def test_patch_features_average_the_neighbourhood_and_join_the_layers() -> None:
     torch.testing.assert_close(found[:, 4:], wide)
 
 
-def test_greedy_coreset_equals_the_naive_farthest_point_choice() -> None:
-    rows = torch.randn(200, 16, dtype=torch.float64)
-    chosen = greedy_coreset(rows, 20, generator=torch.Generator().manual_seed(0)).tolist()
+@pytest.mark.parametrize(("count", "size"), [(200, 20), (200, 200), (2000, 400)])
+def test_greedy_coreset_equals_the_naive_farthest_point_choice(count: int, size: int) -> None:
+    rows = torch.randn(count, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    chosen = greedy_coreset(rows, size, generator=torch.Generator().manual_seed(0)).tolist()
     distances = cdist(rows, rows)
     naive = [chosen[0]]
-    while len(naive) < 20:
+    while len(naive) < size - (size == count):
         naive.append(int(distances[:, naive].min(axis=1).argmax()))
-    assert chosen == naive
+    assert chosen[: len(naive)] == naive
+    assert len(set(chosen)) == size
 
 
 def test_greedy_coreset_never_chooses_a_row_twice_even_among_copies() -> None:
@@ -45,7 +47,7 @@ def test_greedy_coreset_never_chooses_a_row_twice_even_among_copies() -> None:
 
 def test_the_random_projection_still_covers_well() -> None:
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(600, 300, generator=generator)
+    rows = torch.randn(600, 8, generator=generator) @ torch.randn(8, 300, generator=generator)
     chosen = greedy_coreset(rows, 60, projection=64, generator=generator)
     at_random = torch.randperm(600, generator=generator)[:60]
 
@@ -92,8 +94,9 @@ def test_the_map_is_upsampled_and_smoothed_by_a_gaussian() -> None:
 
 
 def test_an_image_seen_in_training_scores_zero_with_the_whole_bank() -> None:
-    detector = PatchCore(coreset_ratio=1.0, sigma=0.0).fit("textures?size=32&n=8")
-    seen = detector._load("textures?size=32&n=8").train[0]["image"]
+    data = load_data("textures?size=32&n=8", task="anomaly")
+    detector = PatchCore(coreset_ratio=1.0, sigma=0.0).fit(data)
+    seen = data.train[0]["image"]
     prediction = detector.predict(seen)
     assert prediction["score"].item() < 1e-2
     assert detector.predict(1 - seen)["score"] > 10 * prediction["score"]
