@@ -26,9 +26,10 @@ class TrainingPlan:
         nodes: Machines, when started by torchrun or Slurm on each.
         precision: "32", "bf16" (mixed), "16" (mixed) or "64".
         clip: Largest gradient norm, or None.
-        time_limit: Seconds after which training stops with the weights it has, or None.
+        time_limit: Seconds of this call after which training stops with the weights it has, or None.
         out: Run folder for logs, checkpoints and the fitted method, or None to keep nothing.
-        resume: Continue from the last checkpoint in `out`.
+        resume: Continue from the last checkpoint in `out`, with the same settings; epochs, steps, time limit, workers
+            and device may differ. A schedule whose length was fixed at the start keeps that length.
         workers: Processes that load data; 0 loads in the training process.
         checkpoint_every: Seconds between checkpoints in `out`.
         progress: Whether to show a progress bar.
@@ -62,8 +63,10 @@ class TrainingPlan:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise UserError(f"{name}: expected a number above 0, got {value!r}")
-        if self.workers < 0:
-            raise UserError(f"workers: expected 0 or more, got {self.workers}")
+        for name in ("workers", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise UserError(f"{name}: expected a whole number of 0 or more, got {value!r}")
         if self.precision not in get_args(Precision):
             raise UserError(
                 f"precision: '{self.precision}' is unknown{suggest(self.precision, get_args(Precision))}"

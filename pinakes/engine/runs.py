@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinakes.data.base import DataInfo
 from pinakes.errors import UserError
@@ -37,7 +39,7 @@ class Run:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, whenever the process is killed.
+    """Writes a file so that it is there whole or not at all, whenever the process is killed or the power fails.
 
     Raises:
         UserError: If the folder cannot be written.
@@ -45,7 +47,10 @@ def write_whole(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         raise UserError(
@@ -56,8 +61,11 @@ def write_whole(path: Path, content: bytes) -> None:
 def write_run(
     folder: Path, *, slug: str, options: Mapping[str, Any], info: DataInfo, tensors: Mapping[str, Tensor]
 ) -> Path:
-    """Writes a fitted method to `folder` and returns it."""
+    """Writes a fitted method to `folder` and returns it; of processes that train together, the first writes."""
     from pinakes import __version__
+
+    if not is_first_process():
+        return folder
 
     weights = save_safetensors(
         {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -76,6 +84,18 @@ def write_run(
     write_whole(folder / WEIGHTS, weights)
     write_whole(folder / DESCRIPTION, text.encode())
     return folder
+
+
+def refuse_overwriting(folder: Path) -> None:
+    """Makes sure that `folder` holds no run yet.
+
+    Raises:
+        UserError: If it does.
+    """
+    if (folder / DESCRIPTION).exists():
+        raise UserError(
+            f"{folder}: already holds a run ({DESCRIPTION}); continue it with --resume, or give another folder"
+        )
 
 
 def read_run(folder: Path) -> Run:
@@ -126,3 +146,23 @@ def read_description(folder: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path}: is damaged (lacks {', '.join(sorted(missing))}); fit again")
     return description
+
+
+def is_first_process() -> bool:
+    """Whether this process writes: the only one, or the first of those that torchrun or Slurm started together."""
+    launched = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    return launched is None or launched == "0"
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Loads a state dict whose buffers may have other shapes than the module's own.
+
+    Raises:
+        RuntimeError: If names or the shapes of parameters differ.
+    """
+    buffers = dict(module.named_buffers())
+    for name, value in tensors.items():
+        if name in buffers and buffers[name].shape != value.shape:
+            owner, _, last = name.rpartition(".")
+            setattr(module.get_submodule(owner), last, torch.empty_like(value, device=buffers[name].device))
+    module.load_state_dict(dict(tensors))
