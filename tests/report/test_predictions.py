@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pinakes
+from pinakes.errors import UserError
+from pinakes.method import Method
+from pinakes.report import predictions
+from pinakes.report.predictions import write_predictions
+
+
+@pytest.fixture(scope="module")
+def detector() -> Method:
+    return pinakes.create("patchcore").fit("textures?size=32&n=8")
+
+
+def write_images(folder: Path, names: list[str]) -> list[Path]:
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / name)
+    return [folder / name for name in names]
+
+
+def lines_of(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_every_image_gets_a_line_and_files_of_its_own(detector: Method, tmp_path: Path) -> None:
+    images = write_images(tmp_path, ["in/x.png", "in/x.bmp", "in/deep/x.png", "x.png"])
+    written = write_predictions(detector, images, tmp_path / "out")
+    lines = lines_of(written.file)
+    assert [line["path"] for line in lines] == [str(path) for path in images]
+    for name in ("picture", "map"):
+        assert len({line[name] for line in lines}) == written.count == 4
+        assert all((written.folder / str(line[name])).is_file() for line in lines)
+
+
+def test_what_is_written_does_not_depend_on_batch_size_or_on_what_is_held(
+    detector: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = write_images(tmp_path, [f"{index}.png" for index in range(5)])
+    one = write_predictions(detector, images, tmp_path / "one", batch_size=5)
+    monkeypatch.setattr(predictions, "SCALE_IMAGES", 2)
+    two = write_predictions(detector, images, tmp_path / "two", batch_size=2)
+    scores = [[line["score"] for line in lines_of(each.file)] for each in (one, two)]
+    assert scores[0] == pytest.approx(scores[1])
+    assert scores[0] == pytest.approx(detector.predict(images)["score"].tolist())
+
+
+def test_bad_file_stops_it_before_anything_is_written(detector: Method, tmp_path: Path) -> None:
+    images = write_images(tmp_path, ["a.png"])
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b\.png"):
+        write_predictions(detector, [*images, tmp_path / "b.png"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    written = write_predictions(detector, [*images, tmp_path / "b.png"], tmp_path / "out", skip_bad=True)
+    assert (written.count, [each.path.name for each in written.skipped]) == (1, ["b.png"])
+
+
+def test_interruption_leaves_no_half_file(
+    detector: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = write_images(tmp_path, ["a.png"])
+    monkeypatch.setattr(Image.Image, "save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(detector, images, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_file()] == []
+
+
+def test_folder_that_cannot_be_written_is_named(detector: Method, tmp_path: Path) -> None:
+    images = write_images(tmp_path, ["a.png"])
+    with pytest.raises(UserError, match=r"a\.png/out: cannot be written"):
+        write_predictions(detector, images, images[0] / "out")
