@@ -16,7 +16,7 @@ from pinakes.data import load_data, load_images
 from pinakes.data.base import DataInfo, SampleSet, TaskData
 from pinakes.engine import training
 from pinakes.engine.plan import TrainingPlan, torch_device
-from pinakes.engine.runs import read_run, write_run
+from pinakes.engine.runs import load_tensors, read_run, refuse_overwriting, write_run
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError, suggest
 from pinakes.nn.backbones import without_weights
@@ -137,6 +137,8 @@ class Method(LightningModule):
             UserError: If the data or a setting cannot be used.
         """
         plan = TrainingPlan().settled(self.training_defaults, settings)
+        if plan.out is not None and not plan.resume:
+            refuse_overwriting(plan.out)
         loaded = self._load(data)
         if loaded.train is None or len(loaded.train) == 0:
             raise UserError(f"{loaded.spec}: has no training samples")
@@ -175,7 +177,7 @@ class Method(LightningModule):
         if isinstance(inputs, str | Path):
             inputs = [inputs]
         samples = load_images(inputs, self.info) if isinstance(inputs, list | tuple) else inputs
-        loader = DataLoader(samples, batch_size=batch_size, collate_fn=self.task.collate)  # type: ignore[arg-type]  # any map-style set serves
+        loader: DataLoader[Batch] = DataLoader(samples, batch_size=batch_size, collate_fn=self.task.collate)  # type: ignore[arg-type]  # any map-style set serves
         parts = [self._predict_batch(batch) for batch in loader]
         return {name: _join([part[name] for part in parts]) for name in parts[0]}
 
@@ -241,7 +243,12 @@ class Method(LightningModule):
         method = cls(**run.options)
         with without_weights():
             method.prepare(run.info)
-        method._restore(run.tensors, folder)
+        try:
+            load_tensors(method, run.tensors)
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder}: the weights do not fit this version of the method: {error}"
+            ) from error
         return method.to(torch_device(device)).eval()
 
     # -- inside ----------------------------------------------------------------------------------------------
@@ -269,20 +276,6 @@ class Method(LightningModule):
                 return self.predict_step(moved)
         finally:
             self.train(was_training)
-
-    def _restore(self, tensors: dict[str, Tensor], folder: str | Path) -> None:
-        """Loads a state dict whose buffers may have other shapes than freshly built ones."""
-        buffers = dict(self.named_buffers())
-        for name, value in tensors.items():
-            if name in buffers and buffers[name].shape != value.shape:
-                owner = self.get_submodule(name.rpartition(".")[0])
-                setattr(owner, name.rpartition(".")[2], torch.empty_like(value))
-        try:
-            self.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise UserError(
-                f"{folder}: the weights do not fit this version of the method: {error}"
-            ) from error
 
 
 def _join(parts: list[Any]) -> Any:

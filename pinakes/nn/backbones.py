@@ -17,8 +17,6 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pinakes.errors import UserError, suggest
@@ -64,8 +62,9 @@ class FeatureExtractor(nn.Module):
     def __init__(self, name: str, layers: Sequence[int] = (2, 3), channels: int = 3) -> None:
         super().__init__()
         self.network = _create(name, features_only=True, out_indices=tuple(layers), in_chans=channels)
-        self.widths: list[int] = self.network.feature_info.channels()
-        self.strides: list[int] = self.network.feature_info.reduction()
+        levels: Any = self.network.feature_info
+        self.widths: list[int] = levels.channels()
+        self.strides: list[int] = levels.reduction()
         mean, std = _normalisation(self.network, channels)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -81,7 +80,7 @@ class FeatureExtractor(nn.Module):
 def frozen(module: nn.Module) -> nn.Module:
     """Switches a module to evaluation for good: no gradients, and batch statistics stay as they are."""
     module.requires_grad_(False)
-    module.train = lambda mode=True: module  # type: ignore[method-assign,assignment]  # stays in eval mode
+    module.train = lambda mode=True: module  # type: ignore[method-assign]  # stays in eval mode
     for child in module.modules():
         child.training = False
     return module
@@ -110,23 +109,25 @@ def _create(name: str, **settings: Any) -> nn.Module:
         near = suggest(model_name, timm.list_models())[:200]
         raise UserError(f"backbone: timm has no network '{model_name}'{near}")
     file = Path(weights) if weights and weights != "random" else None
-    if file is not None and not file.is_file():
-        raise UserError(f"backbone: {file}: no such weights file; give a safetensors file, or @random")
-    pretrained = not weights and not _skip_weights.get()
+    if file is not None and (not file.is_file() or file.suffix != ".safetensors"):
+        raise UserError(f"backbone: {file}: is no safetensors file; give one, or @random")
+    pretrained = weights != "random" and not _skip_weights.get()
+    source = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     try:
-        network: nn.Module = timm.create_model(model_name, pretrained=pretrained, **settings)
+        network: nn.Module = timm.create_model(model_name, pretrained=pretrained, **source, **settings)
     except (IndexError, AssertionError, ValueError) as error:
         raise UserError(f"backbone: {base} cannot be made with {settings} ({error})") from error
     except Exception as error:
         if not pretrained:
             raise
+        if file is not None:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"backbone: {file}: does not hold weights of {base} ({reason})") from error
         raise UserError(
             f"backbone: the pretrained weights of {base} cannot be had ({type(error).__name__}). Where there is a "
             f"network, run once to cache them in {_hub_cache()}; or give a file, {base}@FILE.safetensors; without "
             f"weights, pinakes/tiny_conv and {base}@random work"
         ) from error
-    if file is not None and not _skip_weights.get():
-        _load_weights(network, file)
     return network
 
 
@@ -134,20 +135,3 @@ def _hub_cache() -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return HF_HUB_CACHE
-
-
-def _load_weights(network: nn.Module, file: Path) -> None:
-    try:
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"backbone: {file}: is not a whole safetensors file ({error})") from error
-    target = network.state_dict()
-    fitting = {name: value for name, value in tensors.items() if name in target}
-    missing = sorted(set(target) - set(fitting))
-    wrong = sorted(name for name, value in fitting.items() if value.shape != target[name].shape)
-    if missing or wrong:
-        raise UserError(
-            f"backbone: {file}: does not fit the network (missing: {missing[:3] or 'none'}, other shape: "
-            f"{wrong[:3] or 'none'})"
-        )
-    network.load_state_dict(fitting)

@@ -16,5 +16,16 @@ SHELF = Shelf(
             method="patchcore:PatchCore",
             idea="A coreset of pretrained patch features of normal images; the distance to the nearest is the score.",
         ),
+        Paper(
+            slug="nl2-autoencoder-ood",
+            title="Rethinking Reconstruction Autoencoder-Based Out-of-Distribution Detection",
+            authors="Zhou",
+            venue="CVPR 2022",
+            link="arXiv:2203.02194",
+            task="anomaly",
+            method="nl2_autoencoder_ood:NL2Autoencoder",
+            idea="A classifier's features are reconstructed through a restricted latent space; the normalised distance "
+            "of what comes out is the score.",
+        ),
     ],
 )

@@ -36,8 +36,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from pinakes.data.base import DataInfo, TaskData
 from pinakes.engine.plan import TrainingPlan
@@ -253,22 +251,10 @@ class NL2Autoencoder(Detector):
 
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
         """Describes the training images once, trains the autoencoder on that, and fits the Gaussians."""
-        loader: DataLoader[Batch] = DataLoader(
-            data.train,  # type: ignore[arg-type]  # any map-style set serves
-            batch_size=plan.batch_size,
-            num_workers=plan.workers,
-            collate_fn=self.task.collate,
-        )
+        features = self.describe_training_images(data, plan, self.describe)
+        super().learn(replace(data, train=[{"features": row} for row in features.cpu()]), plan)
         with torch.no_grad():
-            features = torch.cat(
-                [
-                    self.describe(batch["image"].to(self.device)).cpu()
-                    for batch in tqdm(loader, desc="features", disable=not plan.progress, leave=False)
-                ]
-            )
-        super().learn(replace(data, train=[{"features": row} for row in features]), plan)
-        with torch.no_grad():
-            evidence = self.evidence(features.to(self.device))
+            evidence = self.evidence(features)
         self.location, self.scale = evidence.mean(dim=0), evidence.std(dim=0, correction=0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -27,7 +27,6 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from pinakes.data.base import DataInfo, TaskData
@@ -228,26 +227,16 @@ class PatchCore(Detector):
 
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
         """Fills the bank with the patches of the training images and thins it to a coreset."""
-        loader = DataLoader(
-            data.train,  # type: ignore[arg-type]  # any map-style set serves
-            batch_size=plan.batch_size,
-            num_workers=plan.workers,
-            collate_fn=self.task.collate,
+        patches = self.describe_training_images(
+            data, plan, lambda image: rearrange(self.describe(image), "b f h w -> (b h w) f")
         )
-        with torch.no_grad():
-            patches = torch.cat(
-                [
-                    rearrange(self.describe(batch["image"].to(self.device)), "b f h w -> (b h w) f")
-                    for batch in tqdm(loader, desc="patches", disable=not plan.progress, leave=False)
-                ]
+        size = max(1, round(self.coreset_ratio * len(patches)))
+        if size < len(patches):
+            generator = torch.Generator(device=self.device).manual_seed(plan.seed)
+            chosen = greedy_coreset(
+                patches, size, projection=self.projection, generator=generator, progress=plan.progress
             )
-            size = max(1, round(self.coreset_ratio * len(patches)))
-            if size < len(patches):
-                generator = torch.Generator(device=self.device).manual_seed(plan.seed)
-                chosen = greedy_coreset(
-                    patches, size, projection=self.projection, generator=generator, progress=plan.progress
-                )
-                patches = patches[chosen]
+            patches = patches[chosen]
         self.bank = patches
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:

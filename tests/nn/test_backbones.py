@@ -1,0 +1,96 @@
+"""Backbones by name, with weights from wherever the name says."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from pinakes import UserError
+from pinakes.nn.backbones import FeatureExtractor, frozen, without_weights
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "resnet18.safetensors"
+    torch.manual_seed(1)
+    save_file(timm.create_model("resnet18").state_dict(), path)
+    return path
+
+
+def test_levels_have_the_stated_widths_and_strides() -> None:
+    extract = FeatureExtractor("timm/resnet18@random", layers=(1, 3))
+    assert (extract.widths, extract.strides) == ([64, 256], [4, 16])
+    shapes = [tuple(level.shape) for level in extract(torch.rand(2, 3, 64, 96))]
+    assert shapes == [(2, 64, 16, 24), (2, 256, 4, 6)]
+
+
+def test_images_are_normalised_as_the_weights_expect() -> None:
+    extract = FeatureExtractor("timm/resnet18@random")
+    grey = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    assert torch.equal(extract(grey)[0], extract.network(torch.zeros(1, 3, 32, 32))[0])
+
+
+def test_weights_come_from_the_file_that_the_name_gives(weights: Path) -> None:
+    image = torch.rand(1, 3, 32, 32)
+    first, second = (frozen(FeatureExtractor(f"timm/resnet18@{weights}"))(image) for _ in range(2))
+    assert torch.equal(first[1], second[1])
+    expected = timm.create_model("resnet18", features_only=True, out_indices=(2, 3))
+    assert not torch.equal(frozen(FeatureExtractor("timm/resnet18@random"))(image)[1], first[1])
+    assert len(expected.feature_info.channels()) == 2
+
+
+def test_weights_of_colour_networks_serve_one_channel(weights: Path) -> None:
+    assert FeatureExtractor(f"timm/resnet18@{weights}", channels=1)(torch.rand(1, 1, 32, 32))[0].shape[1] == 128
+
+
+def test_the_embedded_backbones_need_no_download() -> None:
+    image = torch.rand(1, 3, 32, 32)
+    for name in ("pinakes/tiny_conv", "pinakes/tiny_vit"):
+        with_weights, without = FeatureExtractor(name), FeatureExtractor(f"{name}@random")
+        assert not torch.equal(frozen(with_weights)(image)[0], frozen(without)(image)[0])
+
+
+def test_inside_without_weights_none_are_loaded(tmp_path: Path) -> None:
+    with without_weights():
+        FeatureExtractor("timm/resnet18")
+
+
+def test_a_frozen_network_stays_in_evaluation() -> None:
+    extract = frozen(FeatureExtractor("timm/resnet18@random"))
+    torch.nn.Sequential(extract).train()
+    assert not any(module.training for module in extract.modules())
+    assert not any(parameter.requires_grad for parameter in extract.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pinakes/tinyconv", "did you mean 'pinakes/tiny_conv'"),
+        ("timm/resnet81", "did you mean 'resnet18"),
+        ("timm/resnet18@nowhere.safetensors", "nowhere.safetensors"),
+        ("resnet18", "is unknown"),
+    ],
+)
+def test_a_name_that_cannot_be_had_says_why(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FeatureExtractor(name)
+
+
+def test_a_layer_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UserError, match="backbone"):
+        FeatureExtractor("timm/resnet18@random", layers=(2, 9))
+
+
+def test_a_damaged_weights_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(b"not weights")
+    with pytest.raises(UserError, match="broken.safetensors"):
+        FeatureExtractor(f"timm/resnet18@{path}")
+
+
+def test_weights_that_cannot_be_downloaded_say_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"run once to cache them in .* pinakes/tiny_conv"):
+        FeatureExtractor("timm/resnet10t")
