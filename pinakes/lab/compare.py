@@ -1,0 +1,235 @@
+"""`compare`: methods and seeds on one data set, cell by cell, each kept as it finishes."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+import pinakes
+from pinakes import tasks
+from pinakes.catalogue import Paper, find, papers
+from pinakes.data import load_data
+from pinakes.data.base import TaskData
+from pinakes.engine.plan import TrainingPlan, torch_device
+from pinakes.errors import UserError, suggest
+from pinakes.lab import notation
+from pinakes.lab.cells import TELLING_SETTINGS, Cell, CellResult, cell_key, read_cell, write_cell
+from pinakes.lab.describing import data_name, describe
+from pinakes.lab.leaderboard import Leaderboard
+from pinakes.lab.ranking import rank
+from pinakes.lab.running import run_cell
+from pinakes.report import write_report
+from pinakes.tasks.base import Metric
+
+_log = logging.getLogger(__name__)
+
+SET_HERE = ("seed", "out", "resume", "devices", "nodes", "progress", "checkpoint_every")
+"""Settings of a fit that `compare` sets itself or has no use for."""
+
+
+def compare(
+    task: str,
+    data: str | Path | TaskData,
+    methods: str | Sequence[str] = "all",
+    *,
+    seeds: int = 3,
+    size: int | tuple[int, int] | None = None,
+    time_limit: float | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+    progress: bool = False,
+    **settings: Any,
+) -> Leaderboard:
+    """Fits and judges methods with several seeds on one data set; writes a leaderboard and a report with pictures.
+
+    Each pair of method and seed is a cell. Cells run one after the other, and each is on disk as soon as it is
+    done: after an interruption the same call goes on where it stopped, and runs again what failed or what no
+    longer fits (other options, settings, data or source code). A cell that fails does not stop the others.
+
+    Args:
+        task: Name of the task, such as "anomaly".
+        data: A spec, a path or loaded data, with a test part.
+        methods: Names in the catalogue, one string with commas or several; "all" are those of the task.
+        seeds: How many seeds a method is run with: 0, 1, ...
+        size: Side, or height and width, of the images in pixels.
+        time_limit: Seconds of training after which a cell goes on with the weights it has.
+        options: Hyper-parameters by method: {"patchcore": {"coreset_ratio": 0.05}}.
+        out: Folder of the comparison; by default runs/TASK-DATA.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        skip_bad: Leave out files that cannot be used, and list them in the report.
+        progress: Whether to show what runs, on standard error.
+        **settings: Training settings for every method: epochs, steps, batch_size, precision, clip, workers.
+
+    Returns:
+        The leaderboard; its `report` is the page with the pictures.
+
+    Raises:
+        UserError: If a name, option, setting or the data cannot be used, or the folder holds another comparison;
+            nothing has been run then.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as out:
+        ...     board = compare("anomaly", "textures?size=32&n=8", "patchcore", seeds=1, out=out)
+        >>> board.rows[0].slug
+        'patchcore'
+    """
+    stated = tasks.get(task)
+    chosen = _chosen(task, methods)
+    given = {
+        name: value for name, value in {"time_limit": time_limit, **settings}.items() if value is not None
+    }
+    options = {slug: dict(values) for slug, values in (options or {}).items()}
+    plans = _check(chosen, seeds, options, {**given, "device": device})
+    loaded = load_data(data, task=stated, size=size, skip_bad=skip_bad)
+    if loaded.test is None or len(loaded.test) == 0:
+        raise UserError(f"{loaded.spec}: has no test images to judge methods on; add a test folder")
+    folder = Path(out) if out is not None else Path("runs") / f"{task}-{data_name(loaded.spec)}"
+    spoken = {
+        "methods": methods if isinstance(methods, str) else list(methods),
+        "seeds": seeds,
+        "size": None if isinstance(data, TaskData) else size,
+        **given,
+        "options": options,
+        "out": str(folder),
+        "device": None if device == "auto" else device,
+        "skip_bad": skip_bad,
+    }
+    description = describe(
+        folder,
+        stated,
+        loaded,
+        methods=[paper.slug for paper in chosen],
+        seeds=seeds,
+        device=torch_device(device),
+        spec=loaded.spec if isinstance(data, TaskData) else str(data),
+        arguments={name: value for name, value in spoken.items() if value},
+        workers=given.get("workers", 0),
+    )
+    cells = [
+        Cell(
+            paper,
+            seed,
+            options.get(paper.slug, {}),
+            {**given, "device": device},
+            _key(paper, seed, plan, loaded, options),
+        )
+        for seed in range(seeds)
+        for paper, plan in zip(chosen, plans, strict=True)
+    ]
+    results = []
+    with _announced(len(cells), stated.headline, progress) as announce:
+        for cell in cells:
+            result = read_cell(cell.folder(folder))
+            if result is None or result.key != cell.key or result.error:
+                result, files = run_cell(cell, stated, loaded, [sample.index for sample in description.shown])
+                write_cell(cell.folder(folder), result, files)
+            results.append(result)
+            announce(result)
+    board = rank(stated.name, loaded.spec, stated.metrics, chosen, results, folder)
+    board.save(folder)
+    write_report(folder)
+    return board
+
+
+@contextmanager
+def _announced(cells: int, headline: Metric, progress: bool) -> Iterator[Callable[[CellResult], None]]:
+    """A bar on standard error, and a line for each result that the yielded function is given."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("comparing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not progress,
+    )
+    with bar:
+        work = bar.add_task("", total=cells)
+
+        def announce(result: CellResult) -> None:
+            what = (
+                f"failed: {result.error}"
+                if result.error
+                else (
+                    f"{headline.label} {notation.number(result.metrics.get(headline.name, math.nan))}, "
+                    f"fitted in {notation.seconds(result.fit_seconds)}"
+                )
+            )
+            bar.advance(work)
+            if progress:
+                bar.console.print(escape(f"{result.slug}, seed {result.seed}: {what}"), highlight=False)
+
+        yield announce
+
+
+def _chosen(task: str, methods: str | Sequence[str]) -> list[Paper]:
+    if methods == "all":
+        return papers(task=task)
+    slugs = methods.split(",") if isinstance(methods, str) else methods
+    chosen = [find(slug) for slug in dict.fromkeys(slug.strip() for slug in slugs)]
+    if not chosen:
+        raise UserError("methods: none are given; name some, or give 'all'")
+    for paper in chosen:
+        if paper.task != task:
+            raise UserError(f"{paper.slug} is a method for the task '{paper.task}', not for '{task}'")
+    return chosen
+
+
+def _check(
+    chosen: Sequence[Paper], seeds: int, options: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+) -> list[TrainingPlan]:
+    """Finds what is wrong with the arguments before anything runs, and settles the plan of each method."""
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise UserError(f"seeds: expected a whole number of 1 or more, got {seeds!r}")
+    known = {each.name for each in fields(TrainingPlan)} - set(SET_HERE)
+    for name in settings:
+        if name not in known:
+            raise UserError(f"compare has no setting '{name}'{suggest(name, known)}")
+    slugs = [paper.slug for paper in chosen]
+    for slug in options:
+        if slug not in slugs:
+            raise UserError(f"options: '{slug}' is not among the compared methods{suggest(slug, slugs)}")
+    plans = []
+    for paper in chosen:
+        defaults: Mapping[str, Any] = {}
+        try:
+            defaults = pinakes.create(paper.slug, **options.get(paper.slug, {})).training_defaults
+        except UserError as error:
+            raise error if paper.slug in str(error) else UserError(f"{paper.slug}: {error}") from error
+        except Exception as error:
+            _log.info("%s cannot be made, so its cells will fail: %s", paper.slug, error)
+        plans.append(TrainingPlan().settled(defaults, settings))
+    return plans
+
+
+def _key(
+    paper: Paper, seed: int, plan: TrainingPlan, data: TaskData, options: Mapping[str, Mapping[str, Any]]
+) -> str:
+    return cell_key(
+        paper,
+        seed=seed,
+        options=sorted(options.get(paper.slug, {}).items()),
+        data=data.fingerprint(),
+        size=data.size,
+        settings={name: getattr(plan, name) for name in TELLING_SETTINGS},
+        device=torch_device(plan.device).type,
+        version=pinakes.__version__,
+    )

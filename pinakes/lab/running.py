@@ -1,0 +1,167 @@
+"""Runs one cell of a comparison: fit, judge, time, draw."""
+
+import gc
+import json
+import math
+import statistics
+import time
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import pinakes
+from pinakes.data.base import TaskData
+from pinakes.engine.plan import TrainingPlan
+from pinakes.engine.seeds import isolated
+from pinakes.errors import UserError
+from pinakes.lab.cells import SCORES, TELLING_SETTINGS, TRACEBACK, Cell, CellResult
+from pinakes.lab.pictures import encode
+from pinakes.tasks.base import Batch, Field, Prediction, Task, unbatch
+
+if TYPE_CHECKING:
+    from pinakes.method import Method
+
+TIMED_IMAGES = 16
+TIMED_SECONDS = 1.0
+TIMED_RUNS = 5
+ERROR_LENGTH = 300
+
+
+class Watcher:
+    """Keeps, of the predictions that stream past, the numbers of every sample and all of the shown samples.
+
+    Args:
+        task: Says which fields of a prediction are one number a sample.
+        shown: Indices of the samples whose predictions are kept whole.
+    """
+
+    def __init__(self, task: Task, shown: Sequence[int]) -> None:
+        self.numbers = [name for name, stated in task.prediction.items() if _is_number(stated)]
+        self.shown = set(shown)
+        self.scores: dict[str, list[float]] = {}
+        self.predictions: dict[int, Prediction] = {}
+
+    def __call__(self, start: int, batch: Batch, prediction: Prediction) -> None:
+        """Takes in the predictions for a batch whose first sample has the index `start`."""
+        for name in self.numbers:
+            if name in prediction:
+                self.scores.setdefault(name, []).extend(prediction[name].detach().float().cpu().tolist())
+        length = len(next(iter(prediction.values())))
+        for index in self.shown & set(range(start, start + length)):
+            one = unbatch(prediction, index - start)
+            self.predictions[index] = {
+                name: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+                for name, value in one.items()
+            }
+
+
+def _is_number(stated: Field) -> bool:
+    return stated.dimensions == ["batch"] and stated.dtype is not str and not stated.ragged
+
+
+def run_cell(
+    cell: Cell, task: Task, data: TaskData, shown: Sequence[int]
+) -> tuple[CellResult, dict[str, bytes]]:
+    """Fits and judges a method, and leaves nothing of it in memory.
+
+    Args:
+        cell: What to run.
+        task: The task to judge it by.
+        data: What to fit and judge on.
+        shown: Indices of the test samples of which pictures are drawn.
+
+    Returns:
+        What came of it, be it an error, and the files that belong to it.
+    """
+    try:
+        return _run(cell, task, data, shown)
+    except Exception as error:
+        whole = "".join(traceback.format_exception(error))
+        return CellResult(cell.paper.slug, cell.seed, cell.key, error=_one_line(error)), {
+            TRACEBACK: whole.encode()
+        }
+    finally:
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def _run(cell: Cell, task: Task, data: TaskData, shown: Sequence[int]) -> tuple[CellResult, dict[str, bytes]]:
+    method = pinakes.create(cell.paper.slug, **cell.options)
+    plan = TrainingPlan().settled(method.training_defaults, cell.settings)
+    started = time.perf_counter()
+    method.fit(data, seed=cell.seed, **cell.settings)
+    _wait_for(method)
+    fit_seconds = time.perf_counter() - started
+    watcher = Watcher(task, shown)
+    with isolated(cell.seed):
+        found = method.evaluate_fully(data, workers=plan.workers, observe=watcher)
+        speed = milliseconds_an_image(method, task, data)
+    pictures, files = _draw(task, data, watcher)
+    result = CellResult(
+        slug=cell.paper.slug,
+        seed=cell.seed,
+        key=cell.key,
+        metrics={name: float(value) for name, value in found.metrics.items()},
+        groups={group: {n: float(v) for n, v in values.items()} for group, values in found.groups.items()},
+        fit_seconds=fit_seconds,
+        predict_milliseconds=speed,
+        parameters=sum(parameter.numel() for parameter in method.parameters()),
+        state_bytes=sum(value.nbytes for value in method.state_dict().values()),
+        device=str(method.device),
+        options=dict(method.options),
+        settings={name: getattr(plan, name) for name in TELLING_SETTINGS},
+        pictures=pictures,
+    )
+    scores = {
+        name: [value if math.isfinite(value) else None for value in v] for name, v in watcher.scores.items()
+    }
+    return result, {**files, SCORES: json.dumps(scores).encode()}
+
+
+def _draw(task: Task, data: TaskData, watcher: Watcher) -> tuple[dict[int, Any], dict[str, bytes]]:
+    if data.test is None:
+        return {}, {}
+    scale = task.scale(list(watcher.predictions.values()))
+    return encode(
+        "pictures",
+        {
+            index: task.draw_prediction(data.test[index], prediction, scale)
+            for index, prediction in sorted(watcher.predictions.items())
+        },
+    )
+
+
+def milliseconds_an_image(method: "Method", task: Task, data: TaskData) -> float:
+    """How long a fitted method takes to predict one image in a batch of up to 16, without loading it.
+
+    The median of five runs after one to warm up, or the first run if that takes longer than a second.
+    """
+    if data.test is None:
+        return math.nan
+    batch = task.collate([data.test[index] for index in range(min(TIMED_IMAGES, len(data.test)))])
+    length = min(TIMED_IMAGES, len(data.test))
+
+    def run() -> float:
+        started = time.perf_counter()
+        method.predict(batch)
+        _wait_for(method)
+        return time.perf_counter() - started
+
+    first = run()
+    taken = first if first > TIMED_SECONDS else statistics.median(run() for _ in range(TIMED_RUNS))
+    return 1000 * taken / length
+
+
+def _wait_for(method: "Method") -> None:
+    if method.device.type == "cuda":
+        torch.cuda.synchronize(method.device)
+
+
+def _one_line(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    if not isinstance(error, UserError):
+        words = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return words if len(words) <= ERROR_LENGTH else f"{words[:ERROR_LENGTH]}..."

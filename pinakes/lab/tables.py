@@ -1,0 +1,102 @@
+"""A leaderboard as a table, for the terminal and for a notebook."""
+
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from pinakes.lab import notation
+
+if TYPE_CHECKING:
+    from pinakes.lab.leaderboard import Leaderboard, Row
+
+PADDING = 3
+
+
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return PADDING + max(len(line) for cell in (self.head, *self.cells) for line in cell.split("\n"))
+
+
+def for_terminal(board: "Leaderboard", width: int) -> Table:
+    """The leaderboard in at most `width` characters a line.
+
+    Where they are few, the intervals of all metrics but the headline go first, then size, fit and seeds, then the
+    metrics from the last; method, headline and latency always stay.
+    """
+    columns = _columns(board, intervals=len(board.columns))
+    metrics = len(board.columns)
+    if _width(columns) > width:
+        columns = _columns(board, intervals=1)
+    spare = ["size", "fit", "seeds", *(column.head for column in columns[metrics:1:-1])]
+    while spare and _width(columns) > width:
+        columns = [column for column in columns if column.head != spare[0]]
+        spare = spare[1:]
+    table = Table(box=box.SIMPLE_HEAD, caption=note(board), caption_justify="left", title_justify="left")
+    table.title = f"{board.task} on {board.data}"
+    for position, column in enumerate(columns):
+        table.add_column(column.head, justify="left" if position == 0 else "right", no_wrap=True)
+    for row in range(len(board.rows)):
+        table.add_row(*(column.cells[row] for column in columns))
+    return table
+
+
+def for_notebook(board: "Leaderboard") -> str:
+    """The leaderboard as an HTML table."""
+    columns = _columns(board, intervals=len(board.columns))
+    head = "".join(f"<th>{html.escape(column.head)}</th>" for column in columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(column.cells[row])}</td>" for column in columns) + "</tr>"
+        for row in range(len(board.rows))
+    )
+    caption = html.escape(f"{board.task} on {board.data}: {note(board)}")
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def note(board: "Leaderboard") -> str:
+    """What the figures are, and what is missing."""
+    if board.all_failed:
+        return f"every cell failed; the first: {board.failures[0].reason}" if board.failures else "no cells"
+    seeds = max(len(row.seeds) for row in board.rows)
+    what = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so without intervals"
+    failed = len(board.failures)
+    return f"{what}; {failed} cell{'s' * (failed != 1)} failed" if failed else what
+
+
+def _width(columns: list[_Column]) -> int:
+    return 1 + sum(column.width for column in columns)
+
+
+def _columns(board: "Leaderboard", *, intervals: int) -> list[_Column]:
+    def metric(row: "Row", position: int) -> str:
+        found = row.metric(board.columns[position].name)
+        return notation.estimate(found) if position < intervals else notation.number(found.mean)
+
+    def seeds(row: "Row") -> str:
+        return f"{len(row.seeds)} of {len(row.seeds) + row.failures}" if row.failures else str(len(row.seeds))
+
+    def ranked(figures: list[str]) -> list[str]:
+        return [
+            figure if row.seeds else notation.MISSING for row, figure in zip(board.rows, figures, strict=True)
+        ]
+
+    return [
+        _Column("method", [row.slug for row in board.rows]),
+        *(
+            _Column(column.label.replace(" ", "\n"), ranked([metric(row, position) for row in board.rows]))
+            for position, column in enumerate(board.columns)
+        ),
+        _Column(
+            "ms an\nimage", ranked([notation.milliseconds(r.predict_milliseconds.mean) for r in board.rows])
+        ),
+        _Column("fit", ranked([notation.seconds(row.fit_seconds.mean) for row in board.rows])),
+        _Column("size", ranked([notation.size(row.state_bytes) for row in board.rows])),
+        _Column("seeds", [seeds(row) for row in board.rows]),
+    ]

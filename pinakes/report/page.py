@@ -1,0 +1,286 @@
+"""Puts a report together from what a comparison has left in its folder."""
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pinakes.lab import comparison, notation
+from pinakes.lab.cells import SCORES, CellResult, Picture, read_cell
+from pinakes.lab.comparison import Comparison, Shown
+from pinakes.lab.leaderboard import REPORT, Column, Leaderboard, Row
+from pinakes.report.chart import accuracy_against_latency
+from pinakes.report.headline import sentences
+from pinakes.report.misses import EACH, Verdict, judge
+
+DRAWN_METHODS = 24
+LISTED_FILES = 100
+TRACEBACK_LENGTH = 6000
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture in the page: its content as a data URI, its size, its caption, and what it shows in words."""
+
+    uri: str
+    width: int
+    height: int
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A method with one of its cells, whose pictures are shown."""
+
+    slug: str
+    cell: CellResult
+    folder: Path
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes the report of a comparison, a page that needs no other file and no network.
+
+    Args:
+        folder: The comparison's folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: If the folder holds no comparison, a damaged one, or cannot be written.
+    """
+    from pinakes.engine.runs import write_whole
+
+    folder = Path(folder)
+    board, described = Leaderboard.load(folder), Comparison.load(folder)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["show"] = notation
+    drawn = _drawn(board, folder)
+    opening, doubt = sentences(board)
+    page = environment.get_template("report.html.jinja").render(
+        board=board,
+        described=described,
+        name=_name(described),
+        opening=opening,
+        doubt=doubt,
+        seeds=max((len(row.seeds) for row in board.rows), default=0),
+        columns=_columns(board),
+        chart=accuracy_against_latency(board),
+        groups=_groups(board),
+        drawn=drawn,
+        undrawn=max(0, len(board.ranked) - len(drawn)),
+        strips=_strips(described, drawn, folder),
+        misses=_misses(described, drawn, folder),
+        sheet=_image(folder, described.sheet, "contact sheet of the data"),
+        listed=LISTED_FILES,
+        failures=[(failure, _ending(folder / failure.traceback)) for failure in board.failures],
+        cells={row.slug: _first_cell(row, folder) for row in board.ranked},
+    )
+    write_whole(folder / REPORT, page.encode())
+    return folder / REPORT
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """A column of figures in the leaderboard's table: for each row what is shown, its value, and whether it is best."""
+
+    label: str
+    about: str
+    cells: dict[str, tuple[str, str, float, bool]]
+
+
+def _columns(board: Leaderboard) -> list[TableColumn]:
+    columns = [
+        TableColumn(
+            column.label,
+            f"{column.about}; {'higher' if column.higher_is_better else 'lower'} is better",
+            {row.slug: _metric_cell(row, column, board.best(column)) for row in board.ranked},
+        )
+        for column in board.columns
+    ]
+    for label, about, figure, write in (
+        (
+            "ms an image",
+            "milliseconds to predict one image, in a batch",
+            lambda row: row.predict_milliseconds.mean,
+            notation.milliseconds,
+        ),
+        ("fit", "time to fit", lambda row: row.fit_seconds.mean, notation.seconds),
+        ("parameters", "learnable numbers", lambda row: float(row.parameters), notation.count),
+        ("size", "weights and buffers on disk", lambda row: float(row.state_bytes), notation.size),
+    ):
+        values = {row.slug: figure(row) for row in board.ranked}
+        best = min((value for value in values.values() if math.isfinite(value)), default=math.nan)
+        columns.append(
+            TableColumn(
+                label,
+                f"{about}; lower is better",
+                {slug: (write(value), "", value, value == best) for slug, value in values.items()},
+            )
+        )
+    return columns
+
+
+def _metric_cell(row: Row, column: Column, best: float) -> tuple[str, str, float, bool]:
+    found = row.metric(column.name)
+    mean, _, half = notation.estimate(found).partition(" ± ")
+    return mean, half, found.mean, found.mean == best
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The headline metric by group: for each row and group what is shown and how good it is from 0 to 1."""
+
+    column: Column
+    groups: list[tuple[str, str]]
+    cells: dict[str, list[tuple[str, float]]]
+
+
+def _groups(board: Leaderboard) -> Heat | None:
+    names = list(dict.fromkeys(group for row in board.ranked for group in row.groups))
+    if not names:
+        return None
+    known = {metric for row in board.ranked for group in row.groups.values() for metric in group}
+    column = next((column for column in board.columns if column.name in known), None)
+    if column is None:
+        return None
+    found = {
+        row.slug: [row.groups[group].get(column.name) if group in row.groups else None for group in names]
+        for row in board.ranked
+    }
+    means = [
+        cell.mean
+        for cells in found.values()
+        for cell in cells
+        if cell is not None and math.isfinite(cell.mean)
+    ]
+    low, high = (min(means), max(means)) if means else (0.0, 0.0)
+
+    def goodness(mean: float) -> float:
+        share = (mean - low) / (high - low) if high > low else 1.0
+        return share if column.higher_is_better else 1 - share
+
+    return Heat(
+        column,
+        [(group, _group_size(board, group)) for group in names],
+        {
+            slug: [
+                (notation.MISSING, 0.0)
+                if cell is None or not math.isfinite(cell.mean)
+                else (notation.number(cell.mean), goodness(cell.mean))
+                for cell in cells
+            ]
+            for slug, cells in found.items()
+        },
+    )
+
+
+def _group_size(board: Leaderboard, group: str) -> str:
+    sizes = [
+        row.groups[group]["images"].mean for row in board.ranked if "images" in row.groups.get(group, {})
+    ]
+    return f"{sizes[0]:.0f} image{'s' * (sizes[0] != 1)}" if sizes else ""
+
+
+def _name(described: Comparison) -> str:
+    words = described.identity.partition("?")[0]
+    return words.rstrip("/").replace("\\", "/").rpartition("/")[2].rpartition(":")[2] or words
+
+
+def _first_cell(row: Row, folder: Path) -> CellResult | None:
+    return read_cell(folder / "cells" / row.slug / f"seed-{row.seeds[0]}")
+
+
+def _drawn(board: Leaderboard, folder: Path) -> list[Drawn]:
+    found = [(row, _first_cell(row, folder)) for row in board.ranked]
+    return [
+        Drawn(row.slug, cell, folder / "cells" / row.slug / f"seed-{cell.seed}")
+        for row, cell in found
+        if cell is not None and cell.pictures
+    ][:DRAWN_METHODS]
+
+
+def _strips(
+    described: Comparison, drawn: Sequence[Drawn], folder: Path
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The shown test samples kind by kind, each with its own pictures and those of every method."""
+    strips: dict[str, list[dict[str, Any]]] = {}
+    for sample in described.shown:
+        alt = f"{sample.group} test image {sample.name}".strip()
+        strips.setdefault(sample.group, []).append(
+            {
+                "name": sample.name,
+                "sample": [_image(folder, picture, alt) for picture in sample.pictures],
+                "methods": [
+                    (each.slug, _image(each.folder, picture, f"{each.slug} on {alt}"))
+                    for each in drawn
+                    for picture in each.cell.pictures.get(sample.index, ())
+                ],
+            }
+        )
+    return list(strips.items())
+
+
+def _misses(described: Comparison, drawn: Sequence[Drawn], folder: Path) -> list[dict[str, Any]]:
+    """For each method the shown images that it is most wrong and most right about."""
+    truth = json.loads((folder / comparison.TRUTH).read_text())
+    shown = {sample.index: sample for sample in described.shown}
+    found = []
+    for each in drawn:
+        scores = json.loads((each.folder / SCORES).read_text())
+        verdicts = judge(truth, scores, [index for index in shown if index in each.cell.pictures])
+        if not verdicts:
+            continue
+        wrong = [verdict for verdict in verdicts[:EACH] if verdict.wrong > 0]
+        right = [verdict for verdict in verdicts[::-1][:EACH] if verdict not in wrong]
+
+        def pictured(verdict: Verdict, missed: bool, method: Drawn = each) -> dict[str, Any]:
+            sample: Shown = shown[verdict.index]
+            alt = f"{method.slug} on {sample.group} test image {sample.name}"
+            other = (
+                described.data["classes"][not verdict.positive]
+                if len(described.data["classes"]) == 2
+                else "other"
+            )
+            share = verdict.wrong if missed else 1 - verdict.wrong
+            side = "below" if verdict.positive == missed else "above"
+            return {
+                "sample": [_image(folder, picture, sample.name) for picture in sample.pictures[:1]],
+                "method": [
+                    _image(method.folder, picture, alt) for picture in method.cell.pictures[verdict.index][:1]
+                ],
+                "group": sample.group,
+                "score": notation.number(verdict.score),
+                "side": f"{side} {100 * share:.0f}\u00a0% of the {other} ones",
+            }
+
+        found.append(
+            {
+                "slug": each.slug,
+                "wrong": [pictured(v, True) for v in wrong],
+                "right": [pictured(v, False) for v in right],
+            }
+        )
+    return found
+
+
+def _image(folder: Path, picture: Picture, alt: str) -> Image:
+    content = base64.b64encode((folder / picture.file).read_bytes()).decode()
+    about = f"{alt}: {picture.caption}" if picture.caption else alt
+    return Image(f"data:image/webp;base64,{content}", picture.width, picture.height, picture.caption, about)
+
+
+def _ending(path: Path) -> str:
+    return path.read_text()[-TRACEBACK_LENGTH:] if path.is_file() else ""
