@@ -14,7 +14,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinakes.catalogue import Paper, Shelf, find, papers, search, shelves
+from pinakes.catalogue import Paper, Shelf, find, search, shelves
 from pinakes.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ __all__ = [
     "list",
     "load",
     "load_data",
-    "papers",
     "search",
     "shelves",
 ]

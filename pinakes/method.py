@@ -54,6 +54,8 @@ class Method(LightningModule):
     """The task that states what batches and predictions hold, a module of `pinakes.tasks`."""
     min_size: ClassVar[int] = 8
     """The smallest height or width of an image that the method takes, in pixels."""
+    min_images: ClassVar[int] = 1
+    """The fewest training samples that the method can be fitted on."""
     training_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 1}
     """Training settings that suit the method where the user gives none."""
 
@@ -140,8 +142,11 @@ class Method(LightningModule):
         if plan.out is not None and not plan.resume:
             refuse_overwriting(plan.out)
         loaded = self._load(data)
-        if loaded.train is None or len(loaded.train) == 0:
-            raise UserError(f"{loaded.spec}: has no training samples")
+        if len(loaded.train) < self.min_images:
+            raise UserError(
+                f"{loaded.spec}: has {len(loaded.train)} training samples, but {type(self).__name__} needs at least "
+                f"{self.min_images}; add images"
+            )
         self.prepare(loaded.info, seed=plan.seed)
         first = self.task.collate([loaded.train[0]])
         self.task.check_batch(first, loaded.info)
@@ -204,6 +209,11 @@ class Method(LightningModule):
         if not self.is_built:
             raise UserError(f"{type(self).__name__} is not fitted yet; call fit, or load a fitted one")
         loaded = self._load(data, size=self.info.size)
+        if loaded.channels != self.info.channels:
+            raise UserError(
+                f"{loaded.spec}: has {loaded.channels} channels, but the method was fitted on {self.info.channels}; "
+                f"add ?channels={self.info.channels} to the spec"
+            )
         if split not in dict(loaded.splits()):
             raise UserError(
                 f"{loaded.spec}: has no part called '{split}'{suggest(split, dict(loaded.splits()))}"

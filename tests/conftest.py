@@ -1,9 +1,11 @@
 """Shapes stated in signatures are checked at run time in every test."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 from tests import typecheck
@@ -11,17 +13,21 @@ from tests import typecheck
 hook = install_import_hook(["pinakes.papers", "pinakes.nn", "pinakes.tasks"], f"{typecheck.__name__}.check")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_each() -> None:
-    import torch
-
-    torch.set_num_threads(2)
+torch.set_num_threads(
+    1
+)  # small tensors gain nothing from more, and lose much where other work shares the cores
 
 
 @pytest.fixture(scope="session")
-def test_data() -> Path:
-    """The folder of optional real data; tests that ask for it are skipped where there is none."""
-    folder = os.environ.get("PINAKES_TEST_DATA")
-    if not folder:
+def test_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of optional real data sets, unpacked; tests that ask for it are skipped where there is none."""
+    given = os.environ.get("PINAKES_TEST_DATA")
+    if not given:
         pytest.skip("PINAKES_TEST_DATA names no folder of real data")
-    return Path(folder)
+    unpacked = tmp_path_factory.mktemp("real")
+    for path in Path(given).iterdir():
+        if path.suffix == ".zip":
+            shutil.unpack_archive(path, unpacked / path.stem)
+        elif path.is_dir():
+            (unpacked / path.name).symlink_to(path.resolve())
+    return unpacked

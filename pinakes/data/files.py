@@ -141,6 +141,13 @@ def from_entries(
     kept = {name: [entry for entry in entries if entry.name not in bad] for name, entries in splits.items()}
     if not kept["train"]:
         raise UserError(f"{root}: no usable image is left to train on{_listed(skipped)}")
+    blank = [
+        entry.mask for entries in kept.values() for entry in entries if entry.mask and facts[entry.mask].blank
+    ]
+    if blank:
+        layout += (
+            f"; {len(blank)} masks mark no pixel ({', '.join(blank[:3])}{', ...' if len(blank) > 3 else ''})"
+        )
     size = request.size or native_size(facts[entry.name] for entries in kept.values() for entry in entries)
     sets = {
         name: ImageFiles(root, entries, size=size, channels=request.channels, facts=facts, masks=masks)
@@ -181,8 +188,6 @@ def _problem(root: Path, entry: Entry, facts: Mapping[str, Facts]) -> Problem | 
             f"the mask is {mask.height} x {mask.width} pixels (height x width), but its image {entry.name} is "
             f"{image.height} x {image.width}{turned}; draw the mask on the image as it is shown",
         )
-    if mask.blank:
-        return Problem(root / entry.mask, f"the mask marks no pixel, but its image {entry.name} is anomalous")
     return None
 
 

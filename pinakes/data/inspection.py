@@ -31,7 +31,7 @@ class Facts:
         height: Rows of the image, after its EXIF orientation.
         width: Columns of the image, after its EXIF orientation.
         mode: Pillow's name of its pixel format, such as "RGB" or "I;16".
-        blank: Whether nothing in it is brighter than black (of masks: nothing is marked).
+        blank: Whether nothing in it is brighter than black; of a mask: nothing is marked, as happens in public sets.
         problem: Why it cannot be used, or an empty string.
     """
 

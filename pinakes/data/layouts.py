@@ -91,8 +91,10 @@ def _cannot_list(error: OSError) -> None:
     ) from error
 
 
-def recognise(root: Path) -> str:
-    """The name of the source that reads the layout of a file or folder.
+def recognise(root: Path) -> tuple[str, Path]:
+    """The name of the source that reads the layout of a file or folder, and where the layout begins.
+
+    A folder that holds nothing but one folder with a `train` in it, as archives are often unpacked, stands for that.
 
     Args:
         root: An existing path.
@@ -102,20 +104,22 @@ def recognise(root: Path) -> str:
     """
     if root.is_file():
         if root.suffix.lower() == ".json":
-            return "coco"
+            return "coco", root
         raise UserError(f"{root}: is a single file; give the folder that holds it ({KNOWN_LAYOUTS})")
     if annotation_files(root):
-        return "coco"
+        return "coco", root
     found = listing(root)
-    if found.under("train", "good"):
-        return "mvtec"
+    if len(found.tops) == 1 and found.under(found.tops[0], "train"):
+        return recognise(root / found.tops[0])
+    if found.under("train", "good") or {"test", "ground_truth"} <= set(found.tops):
+        return "mvtec", root
     categories = sorted({name.split("/")[0] for name in found.images if "/train/good/" in name})
     if categories:
         raise UserError(
             f"{root}: holds several MVTec sets ({', '.join(categories)}); give one of them, "
             f"such as mvtec:{root / categories[0]}"
         )
-    return "folder"
+    return "folder", root
 
 
 def annotation_files(root: Path) -> list[Path]:

@@ -61,7 +61,7 @@ def load_data(
 def _load(text: str | Path, size: int | tuple[int, int] | None, seed: int, skip_bad: bool) -> TaskData:
     spec = Spec("", str(text)) if isinstance(text, Path) else Spec.parse(text, SOURCES)
     if not spec.scheme:
-        spec = replace(spec, scheme=_recognise(spec))
+        spec = _recognised(spec)
     load = loader(spec.scheme)
     options = read_options(load, spec, {"size": to_size, "seed": to_int, "channels": _to_channels})
     words = dict(spec.options)
@@ -83,10 +83,11 @@ def _load(text: str | Path, size: int | tuple[int, int] | None, seed: int, skip_
     return load(request, **options)
 
 
-def _recognise(spec: Spec) -> str:
+def _recognised(spec: Spec) -> Spec:
     root = Path(spec.path).expanduser()
     if root.exists():
-        return layouts.recognise(root)
+        scheme, root = layouts.recognise(root)
+        return replace(spec, scheme=scheme, path=str(root))
     if spec.unknown_scheme:
         name = spec.unknown_scheme
         raise UserError(f"no kind of data is called '{name}'{suggest(name, SOURCES)}")

@@ -55,11 +55,22 @@ def test_layouts_are_recognised(parts: Path, pets: Path, write: Writer, tmp_path
     (tmp_path / "boxes").mkdir()
     (tmp_path / "boxes" / "all.json").write_text('{"images": [], "annotations": [], "categories": []}')
     (tmp_path / "flat" / "package.json").write_text("{}")
-    assert recognise(parts) == "mvtec"
-    assert recognise(pets) == "folder"
-    assert recognise(tmp_path / "flat") == "folder"
-    assert recognise(tmp_path / "boxes") == "coco"
-    assert recognise(tmp_path / "boxes" / "all.json") == "coco"
+    assert recognise(parts) == ("mvtec", parts)
+    assert recognise(pets) == ("folder", pets)
+    assert recognise(tmp_path / "flat") == ("folder", tmp_path / "flat")
+    assert recognise(tmp_path / "boxes") == ("coco", tmp_path / "boxes")
+    assert recognise(tmp_path / "boxes" / "all.json") == ("coco", tmp_path / "boxes" / "all.json")
+
+
+def test_a_folder_that_holds_only_a_data_set_stands_for_it(write: Writer, tmp_path: Path) -> None:
+    write("unpacked/screw/train/good/1.png")
+    assert recognise(tmp_path / "unpacked") == ("mvtec", tmp_path / "unpacked" / "screw")
+
+
+def test_a_set_with_masks_but_nothing_to_train_on_is_still_mvtec(write: Writer, tmp_path: Path) -> None:
+    write("test/crack/1.png")
+    write("ground_truth/crack/1_mask.png")
+    assert recognise(tmp_path) == ("mvtec", tmp_path)
 
 
 def test_a_folder_of_several_mvtec_sets_says_which_there_are(write: Writer, tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def test_weights_come_from_the_file_that_the_name_gives(weights: Path) -> None:
 
 
 def test_weights_of_colour_networks_serve_one_channel(weights: Path) -> None:
-    assert FeatureExtractor(f"timm/resnet18@{weights}", channels=1)(torch.rand(1, 1, 32, 32))[0].shape[1] == 128
+    assert (
+        FeatureExtractor(f"timm/resnet18@{weights}", channels=1)(torch.rand(1, 1, 32, 32))[0].shape[1] == 128
+    )
 
 
 def test_the_embedded_backbones_need_no_download() -> None:

@@ -17,6 +17,17 @@ SHELF = Shelf(
             idea="A coreset of pretrained patch features of normal images; the distance to the nearest is the score.",
         ),
         Paper(
+            slug="reverse-distillation",
+            title="Anomaly Detection via Reverse Distillation from One-Class Embedding",
+            authors="Deng and Li",
+            venue="CVPR 2022",
+            link="arXiv:2201.10703",
+            task="anomaly",
+            method="reverse_distillation:ReverseDistillation",
+            idea="A decoder restores a frozen encoder's features from a compact embedding of normal images; where the "
+            "two disagree, there is a defect.",
+        ),
+        Paper(
             slug="nl2-autoencoder-ood",
             title="Rethinking Reconstruction Autoencoder-Based Out-of-Distribution Detection",
             authors="Zhou",

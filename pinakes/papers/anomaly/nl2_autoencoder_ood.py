@@ -199,6 +199,7 @@ class NL2Autoencoder(Detector):
 
     location: Tensor
     scale: Tensor
+    min_images = 2
     training_defaults = {"batch_size": 32, "epochs": 100}
 
     def __init__(

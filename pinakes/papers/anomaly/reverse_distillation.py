@@ -219,6 +219,7 @@ class ReverseDistillation(Detector):
         UserError: If a value is out of range; the message names it.
     """
 
+    min_images = 2
     training_defaults = {"epochs": 4, "batch_size": 16}
 
     def __init__(
@@ -282,12 +283,10 @@ class ReverseDistillation(Detector):
         Raises:
             UserError: If a batch would hold one value a channel, which batch normalisation cannot take.
         """
-        alone = plan.batch_size == 1 or len(data.train) % plan.batch_size == 1
-        if alone and max(data.size) <= 2 * self.teacher.strides[-1]:
+        if plan.batch_size == 1 and max(data.size) <= 2 * self.teacher.strides[-1]:
             raise UserError(
-                f"batch_size: {len(data.train)} training images in batches of {plan.batch_size} leave an image alone, "
-                f"and the embedding of {data.size[0]}x{data.size[1]} pixels is a single cell, too little for batch "
-                f"normalisation; give another batch_size or a larger size"
+                f"batch_size: the embedding of {data.size[0]}x{data.size[1]} pixels is a single cell, too little for "
+                f"batch normalisation over one image; give 2 or more, or a larger size"
             )
         super().learn(data, plan)
 
