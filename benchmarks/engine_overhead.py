@@ -25,8 +25,8 @@ from pinakes.method import Method
 
 RESULT = Path(__file__).parents[1] / "results" / "bench" / "engine_overhead.json"
 BATCH = 64
-STEPS = 40
-ROUNDS = 15
+STEPS = 80
+ROUNDS = 11
 
 
 class Images:

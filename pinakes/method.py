@@ -16,7 +16,7 @@ from pinakes.data import load_data, load_images
 from pinakes.data.base import DataInfo, SampleSet, TaskData
 from pinakes.engine import training
 from pinakes.engine.plan import TrainingPlan, torch_device
-from pinakes.engine.runs import load_tensors, read_run, refuse_overwriting, write_run
+from pinakes.engine.runs import load_tensors, read_run, write_run
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError, suggest
 from pinakes.nn.backbones import without_weights
@@ -139,14 +139,13 @@ class Method(LightningModule):
             UserError: If the data or a setting cannot be used.
         """
         plan = TrainingPlan().settled(self.training_defaults, settings)
-        if plan.out is not None and not plan.resume:
-            refuse_overwriting(plan.out)
         loaded = self._load(data)
         if len(loaded.train) < self.min_images:
             raise UserError(
                 f"{loaded.spec}: has {len(loaded.train)} training samples, but {type(self).__name__} needs at least "
                 f"{self.min_images}; add images"
             )
+        training.claim(self, loaded, plan)
         self.prepare(loaded.info, seed=plan.seed)
         first = self.task.collate([loaded.train[0]])
         self.task.check_batch(first, loaded.info)

@@ -10,7 +10,18 @@ from torch import nn
 from pinakes.data.base import DataInfo, SampleSet, TaskData
 from pinakes.engine.plan import TrainingPlan
 from pinakes.method import Method
-from pinakes.tasks.base import IMAGE, Batch, Evaluation, Field, Meter, Metric, Panel, Prediction, Task, to_pixels
+from pinakes.tasks.base import (
+    IMAGE,
+    Batch,
+    Evaluation,
+    Field,
+    Meter,
+    Metric,
+    Panel,
+    Prediction,
+    Task,
+    to_pixels,
+)
 
 
 class Samples:
@@ -54,7 +65,9 @@ class ToyTask(Task):
     def draw_sample(self, sample: dict[str, Any], info: DataInfo) -> list[Panel]:
         return [Panel(to_pixels(sample["image"]), "")]
 
-    def draw_prediction(self, sample: dict[str, Any], prediction: Prediction, scale: Any = None) -> list[Panel]:
+    def draw_prediction(
+        self, sample: dict[str, Any], prediction: Prediction, scale: Any = None
+    ) -> list[Panel]:
         return []
 
 
@@ -95,7 +108,10 @@ class BlockMatching(ToyMethod):
 
 
 def test_answers_for_a_pair() -> None:
-    samples = [s | {"right": s["image"].roll(-2, -1), "disparity": torch.full((16, 16), 2.0)} for s in image_samples()]
+    samples = [
+        s | {"right": s["image"].roll(-2, -1), "disparity": torch.full((16, 16), 2.0)}
+        for s in image_samples()
+    ]
     method = BlockMatching().fit((Samples(samples), INFO))
     assert method.evaluate((Samples(samples), INFO)) == {"error": 0.0}
     with pytest.raises(ValueError, match="right: missing"):
@@ -171,7 +187,9 @@ def test_makes_samples(tmp_path: Path) -> None:
     assert method.evaluate(data)["error"] < 0.1
     made = method.predict({"label": torch.tensor([0, 1, 1])})
     method.save(tmp_path)
-    assert torch.equal(MeanColour.load(tmp_path).predict({"label": torch.tensor([0, 1, 1])})["image"], made["image"])
+    assert torch.equal(
+        MeanColour.load(tmp_path).predict({"label": torch.tensor([0, 1, 1])})["image"], made["image"]
+    )
 
 
 class Condensation(ToyTask):

@@ -37,20 +37,16 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def claim_run(out: Path, settings: dict[str, Any], *, resume: bool) -> Checkpoint | None:
-    """Makes sure that a run may be written to `out`, and finds where to resume.
+def claim_run(out: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    """Makes sure that a run may be written to `out`, and marks the folder as this run's.
 
     Args:
         out: The run folder.
         settings: Everything that the fitted weights depend on, by name; kept in the folder.
         resume: Whether to continue the run in the folder.
 
-    Returns:
-        The last readable checkpoint, or None to start from the beginning.
-
     Raises:
-        UserError: If the folder holds a run and `resume` is off, or one with other settings, or its checkpoints
-            are all damaged, or it cannot be written.
+        UserError: If the folder holds a run and `resume` is off, or one with other settings, or it cannot be written.
     """
     path = out / SETTINGS
     held = [name for name in (SETTINGS, DESCRIPTION) if (out / name).exists()]
@@ -61,15 +57,9 @@ def claim_run(out: Path, settings: dict[str, Any], *, resume: bool) -> Checkpoin
     if not path.exists():
         if held:
             raise UserError(f"{out}: holds a fitted method but no training to resume; give another folder")
-        if resume:
-            log.warning("%s: holds no checkpoint yet; starting from the beginning", out)
         write_settings(out, settings)
-        return None
+        return
     _compare(path, settings)
-    found = latest(out)
-    if found is None:
-        log.warning("%s: holds no checkpoint yet; starting from the beginning", out)
-    return found
 
 
 def write_settings(out: Path, settings: dict[str, Any]) -> None:

@@ -86,18 +86,6 @@ def write_run(
     return folder
 
 
-def refuse_overwriting(folder: Path) -> None:
-    """Makes sure that `folder` holds no run yet.
-
-    Raises:
-        UserError: If it does.
-    """
-    if (folder / DESCRIPTION).exists():
-        raise UserError(
-            f"{folder}: already holds a run ({DESCRIPTION}); continue it with --resume, or give another folder"
-        )
-
-
 def read_run(folder: Path) -> Run:
     """Reads a run folder; nothing in it is ever unpickled.
 
@@ -121,10 +109,15 @@ def read_run(folder: Path) -> Run:
         ) from error
     return Run(
         slug=description["method"],
-        options=description["options"],
+        options={name: _tupled(value) for name, value in description["options"].items()},
         info=DataInfo.from_json(description["info"]),
         tensors=tensors,
     )
+
+
+def _tupled(value: Any) -> Any:
+    """JSON has no tuples: what was one comes back as a list."""
+    return tuple(_tupled(each) for each in value) if isinstance(value, list) else value
 
 
 def read_description(folder: Path) -> dict[str, Any]:

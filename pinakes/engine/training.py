@@ -52,12 +52,12 @@ def train(method: "Method", data: TaskData, plan: TrainingPlan) -> None:
 
     Raises:
         TypeError: If the method gives no `training_step` or `configure_optimizers`.
-        UserError: If a setting cannot be used, `plan.out` holds another run, or one with other settings.
+        UserError: If a setting cannot be used, or every checkpoint in `plan.out` is damaged.
         Diverged: If loss or weights are no longer finite; the method and `plan.out` then hold the last good weights.
         KeyboardInterrupt: On Ctrl-C, once the step in progress is done and saved to `plan.out`.
     """
     _check(method, data, plan)
-    resume_from = _claim(method, data, plan)
+    resume_from = _resume_point(plan)
     try:
         with isolated(plan.seed):
             if plan.devices > 1 and not launched(plan):
@@ -159,13 +159,14 @@ def _check(method: "Method", data: TaskData, plan: TrainingPlan) -> None:
         )
 
 
-def _claim(method: "Method", data: TaskData, plan: TrainingPlan) -> Path | None:
-    """Checks the run folder and returns the checkpoint to resume from."""
-    if plan.out is None:
-        return None
-    if not is_first_process():
-        found = latest(plan.out) if plan.resume else None
-        return None if found is None else found.path
+def claim(method: "Method", data: TaskData, plan: TrainingPlan) -> None:
+    """Makes sure that `plan.out` may be written: it holds no run, or, with `plan.resume`, the one to continue.
+
+    Raises:
+        UserError: If it holds another run, or one with other settings, or cannot be written.
+    """
+    if plan.out is None or not is_first_process():
+        return
     paper = method.paper()
     settings = {
         "method": paper.slug if paper else type(method).__name__,
@@ -177,8 +178,16 @@ def _claim(method: "Method", data: TaskData, plan: TrainingPlan) -> Path | None:
         "precision": plan.precision,
         "clip": plan.clip,
     }
-    found = claim_run(plan.out, settings, resume=plan.resume)
+    claim_run(plan.out, settings, resume=plan.resume)
+
+
+def _resume_point(plan: TrainingPlan) -> Path | None:
+    """The checkpoint to resume from."""
+    if plan.out is None or not plan.resume:
+        return None
+    found = latest(plan.out)
     if found is None:
+        log.warning("%s: holds no checkpoint yet; starting from the beginning", plan.out)
         return None
     if plan.epochs is not None and found.position.epoch > plan.epochs:
         raise UserError(

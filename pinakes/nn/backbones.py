@@ -68,6 +68,17 @@ class FeatureExtractor(nn.Module):
         mean, std = _normalisation(self.network, channels)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
+        self.is_frozen = False
+
+    def freeze(self) -> "FeatureExtractor":
+        """Switches to evaluation for good: no gradients, and batch statistics stay as they are."""
+        self.is_frozen = True
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> "FeatureExtractor":
+        """Sets training or evaluation mode; a frozen extractor stays in evaluation mode."""
+        return super().train(mode and not self.is_frozen)
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
@@ -75,15 +86,6 @@ class FeatureExtractor(nn.Module):
         """The feature maps (batch, width, height / stride, width / stride), one for each layer."""
         levels: list[Tensor] = self.network((image - self.mean) / self.std)
         return levels
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    """Switches a module to evaluation for good: no gradients, and batch statistics stay as they are."""
-    module.requires_grad_(False)
-    module.train = lambda mode=True: module  # type: ignore[method-assign]  # stays in eval mode
-    for child in module.modules():
-        child.training = False
-    return module
 
 
 def _normalisation(network: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
@@ -112,7 +114,7 @@ def _create(name: str, **settings: Any) -> nn.Module:
     if file is not None and (not file.is_file() or file.suffix != ".safetensors"):
         raise UserError(f"backbone: {file}: is no safetensors file; give one, or @random")
     pretrained = weights != "random" and not _skip_weights.get()
-    source = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
+    source: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     try:
         network: nn.Module = timm.create_model(model_name, pretrained=pretrained, **source, **settings)
     except (IndexError, AssertionError, ValueError) as error:

@@ -15,6 +15,7 @@ from pinakes.engine.watch import Diverged
 from tests.engine.toy import Toy, checkpoints, fitted, same, toy_data, weights
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_on_the_joint_batch() -> None:
     settings: dict[str, Any] = {"data": toy_data(noise=False), "options": {"dropout": 0.0}}
     joint = fitted(batch_size=8, **settings)

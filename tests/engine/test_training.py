@@ -7,7 +7,6 @@ import os
 import pickle
 import random
 import signal
-import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pinakes import UserError
 from pinakes.data.base import TaskData
 from pinakes.engine.plan import TrainingPlan
-from pinakes.engine.training import train
+from pinakes.engine.training import claim, train
 from pinakes.engine.watch import Diverged
 from pinakes.method import Method
 from tests.engine.toy import INFO, Toy, Validated, checkpoints, fitted, same, toy_data, weights
@@ -114,8 +114,10 @@ def test_the_gradient_is_clipped() -> None:
 
 def test_a_loss_that_is_not_finite_stops_training_and_puts_good_weights_back(tmp_path: Path) -> None:
     method = Toy(bad_step=58).prepare(INFO)
+    plan = TrainingPlan(steps=90, batch_size=8, device="cpu", out=tmp_path / "run")
+    claim(method, toy_data(), plan)
     with pytest.raises(Diverged, match="nan and is not finite at step 58; the weights of step 50") as caught:
-        train(method, toy_data(), TrainingPlan(steps=90, batch_size=8, device="cpu", out=tmp_path / "run"))
+        train(method, toy_data(), plan)
     assert (caught.value.step, caught.value.good_step) == (58, 50)
     good = fitted(options={"bad_step": 58}, steps=50)
     assert same(method, good)
@@ -132,12 +134,19 @@ def test_the_time_limit_stops_training(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_an_interrupt_saves_a_checkpoint_and_reaches_the_caller(tmp_path: Path) -> None:
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
-        fitted(options={"delay": 0.02}, epochs=1000, out=tmp_path / "run")
+        fitted(Pressed, epochs=1000, out=tmp_path / "run")
     assert len(checkpoints(tmp_path / "run")) >= 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Pressed(Toy):
+    """The same, with Ctrl-C pressed in the seventh step."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if self.trainer.global_step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(batch, batch_idx)
 
 
 class Manual(Toy):

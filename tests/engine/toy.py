@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pinakes.data.base import DataInfo, Sample, TaskData
 from pinakes.engine.plan import TrainingPlan
-from pinakes.engine.training import train
+from pinakes.engine.training import claim, train
 from pinakes.method import Method
 
 INFO = DataInfo(channels=1, size=(8, 8))
@@ -119,7 +119,9 @@ def fitted(
     """A toy trained by the engine for three epochs of five steps, unless `plan` says otherwise."""
     method = kind(**(options or {})).prepare(INFO)
     settings = {"epochs": None if "steps" in plan else 3, "batch_size": 8, "device": "cpu"} | plan
-    train(method, data or toy_data(val=kind is Validated), TrainingPlan(**settings))
+    samples, settled = data or toy_data(val=kind is Validated), TrainingPlan(**settings)
+    claim(method, samples, settled)
+    train(method, samples, settled)
     return method
 
 
