@@ -111,17 +111,26 @@ class Method(LightningModule):
 
     # -- the verbs -------------------------------------------------------------------------------------------
 
+    @classmethod
+    def check_info(cls, info: DataInfo) -> None:
+        """Makes sure that the method takes data of this form.
+
+        Raises:
+            UserError: If the images are too small for it.
+        """
+        if min(info.size) < cls.min_size:
+            raise UserError(
+                f"size: {cls.__name__} needs images of at least {cls.min_size} pixels, got "
+                f"{info.size[0]}x{info.size[1]}; give a larger size"
+            )
+
     def prepare(self, info: DataInfo, *, seed: int = 0) -> Self:
         """Makes the networks for data of this form, from a seed; `fit` does this by itself.
 
         Raises:
             UserError: If the images are too small for the method.
         """
-        if min(info.size) < self.min_size:
-            raise UserError(
-                f"size: {type(self).__name__} needs images of at least {self.min_size} pixels, got "
-                f"{info.size[0]}x{info.size[1]}; give a larger size"
-            )
+        self.check_info(info)
         with isolated(seed):
             self.build(info)
         self.info = info
@@ -145,10 +154,10 @@ class Method(LightningModule):
                 f"{loaded.spec}: has {len(loaded.train)} training samples, but {type(self).__name__} needs at least "
                 f"{self.min_images}; add images"
             )
-        training.claim(self, loaded, plan)
         self.prepare(loaded.info, seed=plan.seed)
         first = self.task.collate([loaded.train[0]])
         self.task.check_batch(first, loaded.info)
+        training.claim(self, loaded, plan)
         self.to(torch_device(plan.device))
         with isolated(plan.seed):
             self.learn(loaded, plan)
@@ -218,6 +227,7 @@ class Method(LightningModule):
                 f"{loaded.spec}: has no part called '{split}'{suggest(split, dict(loaded.splits()))}"
             )
         samples = dict(loaded.splits())[split]
+        self.task.check_test(samples)
         return self.task.evaluate(self, samples, batch_size=batch_size, workers=workers, observe=observe)
 
     def save(self, folder: str | Path) -> Path:
@@ -259,6 +269,11 @@ class Method(LightningModule):
                 f"{folder}: the weights do not fit this version of the method: {error}"
             ) from error
         return method.to(torch_device(device)).eval()
+
+    def _repr_html_(self) -> str:
+        from pinakes.report import notebook
+
+        return notebook.of_method(self)
 
     # -- inside ----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from pinakes.cli import completion
 from pinakes.cli.console import kept_clear, note, print_error, print_json, print_rich, shows_progress
 from pinakes.cli.group import FAILED
 from pinakes.cli.parameters import (
+    LOADERS,
     AsJson,
     Clip,
     Data,
@@ -68,7 +69,7 @@ def compare(
     device: Device = "auto",
     precision: FitPrecision = "32",
     clip: Clip = None,
-    workers: Workers = 0,
+    workers: Workers = LOADERS,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder; runs/TASK-DATA by default.")
     ] = None,

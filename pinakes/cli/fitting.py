@@ -11,6 +11,7 @@ from pinakes import catalogue
 from pinakes.cli import completion
 from pinakes.cli.console import is_main_process, kept_clear, note, note_data, shows_progress
 from pinakes.cli.parameters import (
+    LOADERS,
     Clip,
     Data,
     Device,
@@ -54,7 +55,7 @@ def fit(
     nodes: Annotated[int, typer.Option(metavar="N", help="Machines, under torchrun or Slurm.")] = 1,
     precision: FitPrecision = "32",
     clip: Clip = None,
-    workers: Workers = 0,
+    workers: Workers = LOADERS,
     time_limit: TimeLimit = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run folder; runs/SLUG-DATA by default.")

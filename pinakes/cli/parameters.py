@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,9 @@ SkipBad = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images at a time.")]
+LOADERS = min(8, max(1, (os.cpu_count() or 1) // 2))
+"""Processes that load images where the user does not say."""
+
 Workers = Annotated[
     int,
     typer.Option("--workers", metavar="N", min=0, help="Processes that load images; 0 loads in this one."),

@@ -15,7 +15,7 @@ from pinakes.cli.console import (
     print_table,
     shows_progress,
 )
-from pinakes.cli.parameters import AsJson, BatchSize, Data, Device, Run, SkipBad, Workers
+from pinakes.cli.parameters import LOADERS, AsJson, BatchSize, Data, Device, Run, SkipBad, Workers
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="Which part to judge on: test, val or train.")] = "test",
     batch_size: BatchSize = 32,
-    workers: Workers = 0,
+    workers: Workers = LOADERS,
     device: Device = "auto",
     skip_bad: SkipBad = False,
     json: AsJson = False,
@@ -72,7 +72,7 @@ def predict(
         Path | None, typer.Option(metavar="DIR", help="Where to write; RUN/predictions by default.")
     ] = None,
     batch_size: BatchSize = 32,
-    workers: Workers = 0,
+    workers: Workers = LOADERS,
     device: Device = "auto",
     skip_bad: SkipBad = False,
 ) -> None:

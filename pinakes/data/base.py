@@ -97,6 +97,11 @@ class TaskData:
             if part is not None:
                 yield name, part
 
+    def _repr_html_(self) -> str:
+        from pinakes.report import notebook
+
+        return notebook.of_data(self)
+
     def fingerprint(self) -> str:
         """A short hash that changes when the data does: spec, shape and number of samples, and, for data sets
         that state it (`fingerprint()` of their own: file names, sizes and times), what they hold."""

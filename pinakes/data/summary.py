@@ -120,9 +120,7 @@ def contact_sheet(data: TaskData, task: "Task | None" = None) -> Image.Image:
         for kind, indices in list(groups.items())[:_ROWS]:
             panels: list[Panel] = []
             for index in _choose(indices, _COLUMNS):
-                panels += (
-                    task.draw_sample(part[index], data.info) if task else [_draw(part[index], data.info)]
-                )
+                panels += _panels(part, part[index], task, data.info)
                 if len(panels) >= _COLUMNS:
                     break
             sheet.row(kind, len(indices), panels[:_COLUMNS])
@@ -131,6 +129,14 @@ def contact_sheet(data: TaskData, task: "Task | None" = None) -> Image.Image:
     if data.skipped:
         sheet.note(f"{len(data.skipped)} files left out")
     return sheet.picture()
+
+
+def _panels(part: SampleSet, sample: Sample, task: "Task | None", info: DataInfo) -> list[Panel]:
+    """As the task draws it, or else as the data set itself does, or else the image with its mask and boxes."""
+    if task is not None:
+        return task.draw_sample(sample, info)
+    draw = getattr(part, "panels", None)
+    return draw(sample) if draw else [_draw(sample, info)]
 
 
 def _groups(part: SampleSet) -> dict[str, list[int]]:

@@ -100,6 +100,8 @@ def compare(
     loaded = load_data(data, task=stated, size=size, skip_bad=skip_bad)
     if loaded.test is None or len(loaded.test) == 0:
         raise UserError(f"{loaded.spec}: has no test images to judge methods on; add a test folder")
+    stated.check_test(loaded.test)
+    _check_form(chosen, loaded)
     folder = Path(out) if out is not None else Path("runs") / f"{task}-{data_name(loaded.spec)}"
     spoken = {
         "methods": methods if isinstance(methods, str) else list(methods),
@@ -218,6 +220,20 @@ def _check(
             _log.info("%s cannot be made, so its cells will fail: %s", paper.slug, error)
         plans.append(TrainingPlan().settled(defaults, settings))
     return plans
+
+
+def _check_form(chosen: Sequence[Paper], data: TaskData) -> None:
+    """Refuses data whose form no method takes; where only some refuse it, theirs are failed cells."""
+    refusals = []
+    for paper in chosen:
+        try:
+            paper.load().check_info(data.info)
+        except UserError as error:
+            refusals.append(error)
+        except Exception as error:
+            _log.info("%s cannot be imported, so its cells will fail: %s", paper.slug, error)
+    if len(refusals) == len(chosen):
+        raise refusals[0]
 
 
 def _key(

@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import (
     binary_precision_recall_curve,
 )
 
-from pinakes.data.base import DataInfo, Sample, TaskData
+from pinakes.data.base import DataInfo, Sample, SampleSet, TaskData
 from pinakes.errors import UserError
 from pinakes.tasks.base import (
     IMAGE,
@@ -32,6 +32,9 @@ from pinakes.tasks.base import (
 )
 
 FALSE_POSITIVE_LIMIT = 0.3
+ONE_LABEL = (
+    "data: judging needs both normal and anomalous test images, but all have one label; add the other kind"
+)
 
 
 def best_f1(scores: Float[Tensor, " images"], labels: Int[Tensor, " images"]) -> float:
@@ -126,7 +129,7 @@ class AnomalyMeter(Meter):
         scores, labels = torch.cat(self.scores), torch.cat(self.labels)
         normal = labels == 0
         if normal.all() or not normal.any():
-            raise UserError("data: judging needs both normal and anomalous images, but all have one label")
+            raise UserError(ONE_LABEL)
         metrics = _image_metrics(scores, labels)
         if self.pixels is not None and self.pixels.regions:
             metrics |= {"pixel_auroc": self.pixels.auroc(), "aupro": self.pixels.aupro()}
@@ -190,6 +193,16 @@ class Anomaly(Task):
             f"{data.spec}: anomaly detection needs normal images to train on, but these have the classes "
             f"{', '.join(data.classes[:5])}; add ?normal=CLASS to say which is normal, or use the MVTec AD layout"
         )
+
+    def check_test(self, samples: SampleSet) -> None:
+        """Wants normal and anomalous images, where the samples state their labels.
+
+        Raises:
+            UserError: If all have one label.
+        """
+        labels = set(getattr(samples, "labels", (0, 1)))
+        if labels != {0, 1}:
+            raise UserError(ONE_LABEL)
 
     def meter(self, info: DataInfo) -> AnomalyMeter:
         """A fresh meter for the task's metrics."""

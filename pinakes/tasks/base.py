@@ -202,6 +202,13 @@ class Task(ABC):
         """
         return data
 
+    def check_test(self, samples: SampleSet) -> None:  # noqa: B027 - most tasks have nothing to check
+        """Makes sure, as far as can be seen without decoding, that methods can be judged on these samples.
+
+        Raises:
+            UserError: If they cannot; the message says what is missing.
+        """
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Makes one batch of several samples; fields stated as ragged become lists."""
         fields = {**self.inputs, **self.truth}

@@ -27,7 +27,7 @@ def test_fit_says_what_it_recognised_where_the_run_is_and_what_to_do_next(
     assert f"pinakes evaluate runs/patchcore-textures --data '{DATA}'" in result.stdout
     assert "pinakes predict runs/patchcore-textures" in result.stdout
     method = pinakes.load(tmp_path / "runs/patchcore-textures")
-    assert (method.options["coreset_ratio"], method.options["layers"]) == (0.5, [2])
+    assert (method.options["coreset_ratio"], method.options["layers"]) == (0.5, (2,))
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,14 @@ def test_compare_prints_the_leaderboard_and_continues(pinakes_command: Command, 
 
 
 def test_compare_with_a_failed_cell_exits_with_1_and_names_it(pinakes_command: Command, parts: Path) -> None:
-    for index in range(2):
-        (parts / f"test/good/{index}.png").unlink()
-    result = pinakes_command("compare anomaly --data parts --methods patchcore --seeds 1 --out cmp --json")
+    for path in sorted((parts / "train/good").iterdir())[1:]:
+        path.unlink()
+    methods = "patchcore,nl2-autoencoder-ood"
+    result = pinakes_command(f"compare anomaly --data parts --methods {methods} --seeds 1 --out cmp --json")
     assert result.exit_code == 1
     assert len(json.loads(result.stdout)["failures"]) == 1
-    assert "error: patchcore, seed 0: " in result.stderr
+    assert "error: nl2-autoencoder-ood, seed 0: " in result.stderr
+    assert "needs at least 2" in result.stderr
 
 
 def test_data_says_what_was_recognised(pinakes_command: Command, parts: Path, tmp_path: Path) -> None:
