@@ -2,6 +2,7 @@
 
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -115,6 +116,7 @@ class TrainingLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_ignore_interrupts,
+            multiprocessing_context=_start_method(workers),
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(seed),
         )
@@ -190,8 +192,15 @@ def validation_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=_ignore_interrupts,
+        multiprocessing_context=_start_method(workers),
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _start_method(workers: int) -> str | None:
+    """Forks where the system can, also in processes that were spawned themselves: their default, to spawn, would
+    import everything anew in every worker."""
+    return "fork" if workers and sys.platform == "linux" else None
 
 
 def _ignore_interrupts(worker: int) -> None:
