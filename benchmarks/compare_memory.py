@@ -12,11 +12,14 @@ import json
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import pinakes
+from benchmarks.harness import Finding
 from pinakes.lab.comparison import machine, now, versions
 
 RESULT = Path(__file__).parents[1] / "results" / "bench" / "compare_memory.json"
@@ -39,11 +42,15 @@ def watch(cells: Path, found: list[float], done: threading.Event) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def main() -> None:
-    """Measures and writes the result."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measures and writes the result.
+
+    Args:
+        arguments: Words of the command line; by default those that were given.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=12, help="how many cells to run")
-    count = parser.parse_args().cells
+    count = parser.parse_args(arguments).cells
     found: list[float] = []
     done = threading.Event()
     with tempfile.TemporaryDirectory() as folder:
@@ -70,8 +77,15 @@ def main() -> None:
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    return result
+
+
+def bench() -> list[Finding]:
+    """Measures, and returns the growth."""
+    found = main([])
+    what = f"memory of compare over {found['cells']} cells"
+    return [Finding("compare_memory", what, figure=f"{found['megabytes_a_cell']:+.2f} MB a cell")]
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(main(), indent=1))

@@ -26,7 +26,7 @@ def features(network: nn.Module, grey: np.ndarray, size: int = 32) -> np.ndarray
 @each_network
 def test_about_a_million_parameters_in_at_most_four_megabytes(name: str) -> None:
     parameters = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
-    assert 800_000 < parameters < 1_100_000
+    assert 900_000 < parameters < 1_150_000
     assert FILES[name].stat().st_size <= 4_000_000
 
 
@@ -62,6 +62,16 @@ def test_grey_images_go_through_the_summed_first_convolution(name: str) -> None:
     one = timm.create_model(name, pretrained=True, in_chans=1).eval()(grey)
     three = timm.create_model(name, pretrained=True).eval()(grey.expand(-1, 3, -1, -1))
     torch.testing.assert_close(one, three, atol=1e-4, rtol=1e-4)
+
+
+@each_network
+def test_pooled_features_are_whitened_and_maps_are_not(name: str) -> None:
+    network = timm.create_model(name, pretrained=True).eval()
+    maps = network.forward_features(torch.rand(2, 3, 32, 32))
+    features = network.forward_head(maps)
+    assert torch.equal(features, network.forward_head(maps, pre_logits=True))
+    network.whitening = nn.Identity()
+    assert not torch.allclose(features, network.forward_head(maps))
 
 
 @each_network

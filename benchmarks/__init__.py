@@ -1,0 +1,1 @@
+"""Speed and memory against public libraries, in one run: `python -m benchmarks [NAME...]`."""
