@@ -1,78 +1,36 @@
 """The lab: ours against a baseline, with everything else equal."""
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pinakes.data import load_data
-from pinakes.data.base import Sample, SampleSet, TaskData
-from pinakes.engine.plan import TrainingPlan, torch_device
+from pinakes.engine.plan import torch_device
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError, suggest
-from pinakes.lab.trial import Budget, Kind, Pair, Trial
+from pinakes.lab.fairness import (
+    NeedsNoData,
+    UnequalBudgets,
+    blamed,
+    equal_budget,
+    learn,
+    same_plan,
+    share_start,
+)
+from pinakes.lab.trial import Kind, Pair, Trial
 from pinakes.method import Method
 
 Side = Method | Callable[[], Method]
-"""A method that is not fitted yet, or what makes one: a class, a function without arguments."""
+"""A method that is not fitted yet, or what makes one: a class, or a function without arguments."""
 
-EQUAL_SETTINGS = ("epochs", "steps", "batch_size", "precision", "time_limit")
 QUICK_STEPS = 2
 QUICK_SECONDS = 2.0
-MANY_STEPS = 10**9
-TIME_TOLERANCE = 0.1
-"""Share of a limit of time by which the two sides may differ, and at least a second."""
-
-
-class UnequalBudgets(ValueError):
-    """The two sides of a duel were not given the same to learn with."""
-
-
-class SideFailed(RuntimeError):
-    """One side of a claim failed, so that there is nothing to judge."""
-
-
-@dataclass
-class Spent:
-    """What one side used while it learnt.
-
-    Args:
-        steps: Optimiser steps.
-        samples: Training samples looked at.
-        seconds: Seconds.
-    """
-
-    steps: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-
-
-class _Counted:
-    """A data set that notes how often it is looked at."""
-
-    def __init__(self, samples: SampleSet, spent: Spent) -> None:
-        self._samples = samples
-        self._spent = spent
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        self._spent.samples += 1
-        return self._samples[index]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        self._spent.samples += len(indices)
-        fetch = getattr(self._samples, "__getitems__", None)
-        return fetch(indices) if fetch else [self._samples[index] for index in indices]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._samples, name)
+ENDLESS = 10**9
+"""Steps of a fit that only its time limit ends."""
 
 
 class Lab:
@@ -134,8 +92,8 @@ class Lab:
             budget: What must come out equal: optimiser "steps", "samples" looked at (where one side has more
                 optimisers than the other), or "time", where speed is the paper's point.
             seconds: How long each side trains, for the budget "time".
-            same_start: Whether to copy our initial parameters to the baseline where name and shape agree; leave it
-                out only where initialisation is what is claimed.
+            same_start: Whether our initial parameters are copied to the baseline where name and shape agree; False
+                only where initialisation is what is claimed.
             **settings: Fields of `TrainingPlan` for both sides: epochs, steps, batch_size, ...
 
         Raises:
@@ -145,12 +103,19 @@ class Lab:
         """
         if (budget == "time") != (seconds is not None):
             raise UserError("seconds: give it with budget='time', and only there")
-        sides = {"ours": _factory(ours), "baseline": _factory(baseline)}
-        trials = [self._duel_once(sides, data, metric, budget, seconds, same_start, settings, s) for s in self.seeds]
-        first = trials[0]
-        if any(trial.budget != first.budget for trial in trials):
-            raise UnequalBudgets(f"the budget changed with the seed: {', '.join(str(t.budget) for t in trials)}")
-        return replace(first, pairs=tuple(trial.pairs[0] for trial in trials))
+        sides = {"ours": _maker(ours), "baseline": _maker(baseline)}
+        spec = self.data or data
+        trials = []
+        for seed in self.seeds:
+            given = self._settings(settings, seconds, seed)
+            trials.append(_once(sides, spec, metric, budget, same_start, given, seed))
+            gc.collect()
+        if any(trial.budget != trials[0].budget for trial in trials):
+            budgets = ", ".join(str(trial.budget) for trial in trials)
+            raise UnequalBudgets(f"the budget changed with the seed: {budgets}")
+        return replace(
+            trials[0], pairs=tuple(trial.pairs[0] for trial in trials), device=device_name(self.device)
+        )
 
     def measure(
         self,
@@ -170,63 +135,78 @@ class Lab:
 
         Raises:
             SideFailed: If one side failed; its error is the cause.
-            UserError: If the lab was told to use other data, of which a measurement knows nothing.
+            NeedsNoData: If the lab was told to use other data, of which a measurement knows nothing.
         """
         if self.data is not None:
-            raise UserError(f"data: {metric} is measured without data, so it cannot be repeated on {self.data}")
+            raise NeedsNoData(f"{metric}: is measured without data, so it cannot be repeated on {self.data}")
         pairs = []
         for seed in self.seeds:
             figures = {}
             for side, measured in (("ours", ours), ("baseline", baseline)):
-                with _blamed(side, seed), isolated(seed):
+                with blamed(side, seed), isolated(seed):
                     figures[side] = float(measured(seed))
             pairs.append(Pair(seed, figures["ours"], figures["baseline"]))
-        return Trial(metric, tuple(pairs), unit=unit, device=_spoken(self.device))
+        return Trial(metric, tuple(pairs), unit=unit, device=device_name(self.device))
 
-    def _duel_once(
-        self,
-        sides: dict[str, Callable[[], Method]],
-        spec: str,
-        metric: str,
-        budget: Kind,
-        seconds: float | None,
-        same_start: bool,
-        settings: dict[str, Any],
-        seed: int,
-    ) -> Trial:
-        methods: dict[str, Method] = {}
-        for side, make in sides.items():
-            with _blamed(side, seed):
-                methods[side] = make()
-        task = methods["ours"].task
-        stated = {each.name: each for each in task.metrics}
-        if metric not in stated:
-            raise UserError(f"metric: the task {task.name} has no '{metric}'{suggest(metric, stated)}")
-        given = self._settings(settings, seconds, seed)
-        plan = _same_plan(methods, given)
-        data = load_data(self.data or spec, task=task, seed=seed)
-        for side, method in methods.items():
-            with _blamed(side, seed):
-                method.prepare(data.info, seed=seed)
-        shared = _share_start(methods["ours"], methods["baseline"]) if same_start else 0.0
-        spent, figures = {}, {}
-        for side, method in methods.items():
-            with _blamed(side, seed):
-                spent[side] = _learn(method, data, plan)
-                figures[side] = _judged(method, data, metric, seed)
-        return Trial(
-            stated[metric].label,
-            (Pair(seed, figures["ours"], figures["baseline"]),),
-            data=self.data or spec,
-            budget=_equal(spent, budget, plan),
-            shared_start=shared,
-            device=_spoken(self.device),
-        )
-
-    def _settings(self, settings: dict[str, Any], seconds: float | None, seed: int) -> dict[str, Any]:
+    def _settings(self, settings: Mapping[str, Any], seconds: float | None, seed: int) -> dict[str, Any]:
         given = {**settings, "seed": seed, "device": str(self.device)}
         if seconds is not None:
-            given |= {"time_limit": min(seconds, QUICK_SECONDS) if self.quick else seconds, "steps": MANY_STEPS}
-        elif self.quick:
-            given = {name: value for name, value in given.items() if name != "epochs"} | {"steps": QUICK_STEPS}
+            limit = min(seconds, QUICK_SECONDS) if self.quick else seconds
+            return given | {"time_limit": limit, "steps": ENDLESS}
+        if self.quick:
+            return {name: value for name, value in given.items() if name != "epochs"} | {"steps": QUICK_STEPS}
         return given
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _once(
+    sides: Mapping[str, Callable[[], Method]],
+    spec: str,
+    metric: str,
+    budget: Kind,
+    same_start: bool,
+    settings: Mapping[str, Any],
+    seed: int,
+) -> Trial:
+    methods: dict[str, Method] = {}
+    for side, make in sides.items():
+        with blamed(side, seed):
+            methods[side] = make()
+    task = methods["ours"].task
+    stated = {each.name: each for each in task.metrics}
+    if metric not in stated:
+        raise UserError(f"metric: the task {task.name} has no '{metric}'{suggest(metric, stated)}")
+    plan = same_plan(methods, settings)
+    data = load_data(spec, task=task, seed=seed)
+    if data.test is None or len(data.test) == 0:
+        raise UserError(f"{spec}: has no test part to judge the two sides on")
+    for side, method in methods.items():
+        with blamed(side, seed):
+            method.prepare(data.info, seed=seed)
+    shared = share_start(methods["ours"], methods["baseline"]) if same_start else 0.0
+    spent, figures = {}, {}
+    for side, method in methods.items():
+        with blamed(side, seed):
+            spent[side] = learn(method, data, plan)
+            with isolated(seed):
+                found = method.evaluate(data)
+            if metric not in found:
+                raise UserError(f"metric: {spec} gives no '{metric}'{suggest(metric, found)}")
+            figures[side] = found[metric]
+    pair = Pair(seed, figures["ours"], figures["baseline"])
+    return Trial(
+        stated[metric].label,
+        (pair,),
+        data=spec,
+        budget=equal_budget(spent, budget, plan),
+        shared_start=shared,
+    )
+
+
+def _maker(side: Side) -> Callable[[], Method]:
+    """What makes a fresh method for every seed."""
+    return partial(type(side), **side.options) if isinstance(side, Method) else side

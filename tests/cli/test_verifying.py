@@ -29,7 +29,7 @@ def test_verify_reports_a_failing_baseline_with_its_error_and_exit_code_1(pinake
     assert result.exit_code == 1
     assert "baseline failed with seed 1: RuntimeError: the wheel came off" in result.stderr
     assert "the traceback is in" in result.stderr
-    assert "Knowing the label beats contrast." in result.stdout
+    assert "Knowing the label beats denying it." in result.stdout
 
 
 @pytest.mark.usefixtures("claiming")
