@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench clean help
+.PHONY: demo test lint format bench docs clean help
 
 help:
 	@echo "make demo    compare every anomaly detector on built-in photographs, with a report"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint    check format, lint and types"
 	@echo "make format  put the code in the house format"
 	@echo "make bench   measure speed and memory, into results/bench"
+	@echo "make docs    build the documentation site into site"
 	@echo "make clean   remove the environment and caches"
 
 $(BIN)/python:
@@ -44,6 +45,10 @@ format: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed-core
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html, or with search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -65,6 +65,11 @@ class Paper:
         method: type[Method] = getattr(importlib.import_module(self.module), self.method.partition(":")[2])
         return method
 
+    def _repr_html_(self) -> str:
+        from pinakes.report import notebook
+
+        return notebook.of_paper(self)
+
 
 @dataclass(frozen=True)
 class Shelf:

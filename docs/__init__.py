@@ -1,0 +1,1 @@
+"""The documentation site: pages made from the catalogue, the papers' own files, verdicts and pictures."""
