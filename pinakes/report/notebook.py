@@ -1,4 +1,7 @@
-"""How papers, methods and data look in a notebook: plain HTML that takes its colours from the page."""
+"""How papers, methods and data look in a notebook: plain HTML that takes its colours from the page.
+
+The classes find this module by name rather than by import, so that no verdict depends on how things look.
+"""
 
 import base64
 from collections import Counter

@@ -292,7 +292,7 @@ class RandomBank(PatchCore):
 
 @claim(
     text="A greedy coreset of 1 % of the patches detects better than as many patches taken at random.",
-    where="section 4.4.2, figure 5",
+    where="the ablation of memory bank subsampling in the experiments",
     higher_is_better=True,
 )
 def coreset_beats_random_subset(lab: Lab) -> Trial:
