@@ -2,7 +2,8 @@
 
 All photographs and their halved copies (a mip map) lie side by side in one tensor, the atlas, so that a
 whole batch of crops, each with its own place, scale, aspect, turn and blur, is one call of ``grid_sample``;
-colour is changed by one matrix product a batch. Nothing is done image by image.
+colour is changed by one matrix product a batch. Nothing is done image by image. `layout` describes a view without
+any network.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from torch import Tensor
 
 LEVELS = 6
 MARGIN = 2
+ORIENTATIONS = 8
+CELLS = 4
+LAYOUT_WIDTH = (CELLS - 1) ** 2 * 4 * ORIENTATIONS + 3 * CELLS**2
 SCENES = ("astronaut", "chelsea", "coffee", "rocket", "camera", "motorcycle", "china", "flower")
 TEXTURES = (
     "brick", "cell", "clock", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry",
@@ -217,3 +221,34 @@ def shared_places(first: Views, second: Views, points: Tensor) -> tuple[Tensor, 
     back = torch.linalg.inv(second.frames[:, :, :2])
     found = (pixels - second.frames[:, None, :, 2]) @ back.transpose(1, 2)
     return found, found.abs().amax(-1) <= 1
+
+
+def layout(plain: Tensor, images: Tensor) -> Tensor:
+    """A descriptor of each image: where which edges are (plain), and which colours (images), about the mean.
+
+    Args:
+        plain: Float [batch, 3, height, width] in [0, 1], from which the gradients are taken.
+        images: Float [batch, 3, height, width] in [0, 1], from which the colours are taken.
+
+    Returns:
+        Float [batch, 336]: 3 x 3 blocks of 2 x 2 cells with 8 orientations, and 4 x 4 colours.
+
+    Source: Dalal and Triggs, Histograms of Oriented Gradients for Human Detection, CVPR 2005.
+    """
+    side = 8 * CELLS
+    if plain.shape[-2:] != (side, side):
+        plain = F.interpolate(plain, (side, side), mode="bilinear", antialias=True)
+    across = F.pad(plain[..., 2:] - plain[..., :-2], (1, 1))
+    down = F.pad(plain[..., 2:, :] - plain[..., :-2, :], (0, 0, 1, 1))
+    strength, channel = (across.square() + down.square()).max(1, keepdim=True)
+    angle = torch.atan2(down.gather(1, channel), across.gather(1, channel)) / torch.pi * ORIENTATIONS
+    distance = (angle - torch.arange(ORIENTATIONS).view(1, -1, 1, 1)).remainder(ORIENTATIONS)
+    votes = (1 - torch.minimum(distance, ORIENTATIONS - distance)).clamp(min=0) * strength.sqrt()
+    blocks = F.unfold(F.avg_pool2d(votes, 8), 2)
+    for _ in range(2):
+        blocks = F.normalize(blocks, dim=1, eps=1e-2).clamp(max=0.2)
+    gradients, colours = blocks.flatten(1), F.adaptive_avg_pool2d(images, CELLS).flatten(1)
+    gradients, colours = (part - part.mean(0) for part in (gradients, colours))
+    return torch.cat(
+        [gradients / gradients.norm(dim=1).mean(), 0.6 * colours / colours.norm(dim=1).mean()], 1
+    )
