@@ -95,6 +95,6 @@ def test_a_damaged_weights_file_is_named(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_be_downloaded_say_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"run once to cache them in .* pinakes/tiny_conv"):
         FeatureExtractor("timm/resnet10t")
