@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.harness import Finding
 from pinakes.scenes.batch import batch_scenes
 from pinakes.scenes.camera import Cameras
 from pinakes.scenes.composition import draw_scene
@@ -81,6 +82,19 @@ def main(
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def bench() -> list[Finding]:
+    """Measures, and returns the scenes a second of each setting."""
+    figures = main()
+    return [
+        Finding(
+            "scenes_rendering",
+            ", ".join(f"{name} {row[name]}" for name in SETTINGS[0]),
+            figure=f"{row['scenes_a_second']} scenes a second",
+        )
+        for row in figures["settings"]
+    ]
 
 
 if __name__ == "__main__":
