@@ -25,9 +25,10 @@ import torch
 from safetensors.torch import load, save
 
 from pinakes.data.base import TaskData
+from pinakes.engine.interrupts import Interrupted, interrupts
 from pinakes.engine.plan import TrainingPlan
 from pinakes.engine.runs import load_tensors
-from pinakes.engine.watch import Diverged, Interrupted, interrupts
+from pinakes.engine.watch import Diverged
 from pinakes.errors import UserError
 from pinakes.nn.backbones import without_weights
 

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pinakes.data.base import TaskData
 from pinakes.engine.checkpoints import CheckpointFolder, claim_run, latest, read_checkpoint
+from pinakes.engine.interrupts import Interrupted, interrupts
 from pinakes.engine.loading import Position, TrainingLoader, validation_loader
 from pinakes.engine.logs import LossBar, LossLog, RunLog
 from pinakes.engine.plan import TrainingPlan, torch_device
@@ -25,7 +26,7 @@ from pinakes.engine.processes import train_in_processes
 from pinakes.engine.runs import is_first_process, load_tensors
 from pinakes.engine.seeds import isolated
 from pinakes.engine.trainer import driver_asked_once, launched, make_trainer, quiet
-from pinakes.engine.watch import Diverged, Interrupted, Watch, interrupts
+from pinakes.engine.watch import Diverged, Watch
 from pinakes.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,12 +1,8 @@
 """What is done around every training step: seeds, checkpoints, and stopping in good order."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from pinakes.engine.checkpoints import CheckpointFolder
+from pinakes.engine.interrupts import Interrupted
 from pinakes.engine.loading import VALIDATION_STREAM, TrainingLoader, reseed
 from pinakes.engine.plan import TrainingPlan
 from pinakes.engine.seeds import mix
@@ -51,30 +48,6 @@ class Diverged(RuntimeError):
             f"training diverged: {what} not finite at step {self.step}; the weights of step {self.good_step} "
             "were put back. Try a lower learning rate, clip=1, or precision='32'"
         )
-
-
-class Interrupted(BaseException):
-    """Ctrl-C was pressed; the step in progress is done and a checkpoint is written."""
-
-
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C into a question to be asked between steps; a second Ctrl-C raises `Interrupted` at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    pressed = threading.Event()
-
-    def press(number: int, frame: FrameType | None) -> None:
-        if pressed.is_set():
-            raise Interrupted
-        pressed.set()
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def loss_of(outputs: Any) -> Tensor | None:

