@@ -110,6 +110,17 @@ class Method(LightningModule):
         """Fits the built method. The default trains `training_step` with the engine."""
         training.train(self, data, plan)
 
+    def divide(self, data: TaskData, plan: TrainingPlan) -> tuple[TaskData, SampleSet | None]:
+        """What `learn` is to see, and what it must not see because `calibrate` needs it; by default all, and none."""
+        return data, None
+
+    def calibrate(self, samples: SampleSet, plan: TrainingPlan) -> None:
+        """Finds, with the fitted method, what only unseen samples tell, such as a threshold."""
+
+    def finish(self, prediction: Prediction) -> Prediction:
+        """Adds to what `predict_step` answered what calibration allows to say; by default nothing."""
+        return prediction
+
     # -- the verbs -------------------------------------------------------------------------------------------
 
     @classmethod
@@ -149,7 +160,7 @@ class Method(LightningModule):
             UserError: If the data or a setting cannot be used.
         """
         plan = TrainingPlan().settled(self.training_defaults, settings)
-        loaded = self._load(data)
+        loaded, held_out = self.divide(self._load(data), plan)
         if len(loaded.train) < self.min_images:
             raise UserError(
                 f"{loaded.spec}: has {len(loaded.train)} training samples, but {type(self).__name__} needs at least "
@@ -162,7 +173,9 @@ class Method(LightningModule):
         self.to(torch_device(plan.device))
         with isolated(plan.seed):
             self.learn(loaded, plan)
-        self.eval()
+            self.eval()
+            if held_out is not None:
+                self.calibrate(held_out, plan)
         if plan.out is not None:
             self.save(plan.out)
         return self
@@ -298,7 +311,7 @@ class Method(LightningModule):
         self.eval()
         try:
             with torch.no_grad():
-                return self.predict_step(moved)
+                return self.finish(self.predict_step(moved))
         finally:
             self.train(was_training)
 

@@ -66,6 +66,8 @@ class TaskData:
         test: Samples to judge on, or None for data that only serves fitting or predicting.
         info: Channels, size and classes.
         skipped: Files that were left out, and why.
+        wishes: Options of the spec that a task reads, not a source: {"seen": "crack"}.
+        task: Name of the task that the data has been arranged for, if any.
     """
 
     spec: str
@@ -75,6 +77,8 @@ class TaskData:
     test: SampleSet | None = None
     info: DataInfo = field(default_factory=DataInfo)
     skipped: tuple[Problem, ...] = ()
+    wishes: Mapping[str, str] = field(default_factory=dict)
+    task: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """`load_data`: from a few words or a path to data that is checked and ready for a task."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import pinakes.tasks
 from pinakes.data import layouts
 from pinakes.data.base import TaskData
-from pinakes.data.sources import SOURCES, Request, loader
+from pinakes.data.sources import SOURCES, Loader, Request, loader
 from pinakes.data.spec import Spec, check_size, read_options, to_int, to_size
 from pinakes.errors import UserError, suggest
 
@@ -33,7 +34,7 @@ def load_data(
         spec: `SCHEME:PATH?key=value&...` (schemes mvtec, folder, coco), a built-in set (`digits`, `textures`,
             `faces`) with options after a question mark, a path whose layout is recognised, or a `TaskData`,
             which is only arranged, whatever the other arguments. Every source takes the options size, seed and
-            channels.
+            channels; some tasks read options of their own, such as `seen` and `unknown`.
         task: The task to arrange the data for, or its name.
         size: Side, or height and width, in pixels; goes before the spec's own. By default the size of the images
             if all share one of at most 256 pixels a side, else 256 x 256.
@@ -55,7 +56,18 @@ def load_data(
     if isinstance(task, str):
         task = pinakes.tasks.get(task)
     data = spec if isinstance(spec, TaskData) else _load(spec, size, seed, skip_bad)
-    return data if task is None else task.arrange(data)
+    if task is None or data.task == task.name:
+        return data
+    if data.task:
+        raise UserError(
+            f"{data.spec}: has been arranged for the task '{data.task}'; load it anew for '{task.name}'"
+        )
+    for name in data.wishes:
+        if name not in task.options:
+            raise UserError(
+                f"the task '{task.name}' has no data option '{name}'{suggest(name, task.options)}"
+            )
+    return replace(task.arrange(data), task=task.name)
 
 
 def _load(text: str | Path, size: int | tuple[int, int] | None, seed: int, skip_bad: bool) -> TaskData:
@@ -63,7 +75,9 @@ def _load(text: str | Path, size: int | tuple[int, int] | None, seed: int, skip_
     if not spec.scheme:
         spec = _recognised(spec)
     load = loader(spec.scheme)
-    options = read_options(load, spec, {"size": to_size, "seed": to_int, "channels": _to_channels})
+    wishes = _wishes(spec, load)
+    own = replace(spec, options={name: word for name, word in spec.options.items() if name not in wishes})
+    options = read_options(load, own, {"size": to_size, "seed": to_int, "channels": _to_channels})
     words = dict(spec.options)
     if size is not None:
         options["size"] = check_size(size)
@@ -80,7 +94,18 @@ def _load(text: str | Path, size: int | tuple[int, int] | None, seed: int, skip_
         channels=options.pop("channels", 3),
         skip_bad=skip_bad,
     )
-    return load(request, **options)
+    data = load(request, **options)
+    return replace(data, wishes=wishes) if wishes else data
+
+
+def _wishes(spec: Spec, load: Loader) -> dict[str, str]:
+    """The options that are for a task: no option of the source or of all sources, but of some task."""
+    own = {*inspect.signature(load).parameters, "size", "seed", "channels"}
+    others = [name for name in spec.options if name not in own]
+    known = (
+        {name for task in pinakes.tasks.names() for name in pinakes.tasks.get(task).options} if others else ()
+    )
+    return {name: spec.options[name] for name in others if name in known}
 
 
 def _recognised(spec: Spec) -> Spec:

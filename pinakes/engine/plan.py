@@ -26,6 +26,9 @@ class TrainingPlan:
         nodes: Machines, when started by torchrun or Slurm on each.
         precision: "32", "bf16" (mixed), "16" (mixed) or "64".
         clip: Largest gradient norm, or None.
+        hold_out: Share of the training samples that methods with a threshold set aside to find it, below 1; 0 for
+            none. Data with a validation part gives that instead.
+        false_alarms: Share of normal samples that such a threshold lets through as alarms, above 0 and below 1.
         time_limit: Seconds of this call after which training stops with the weights it has, or None.
         out: Run folder for logs, checkpoints and the fitted method, or None to keep nothing.
         resume: Continue from the last checkpoint in `out`, with the same settings; epochs, steps, time limit, workers
@@ -47,6 +50,8 @@ class TrainingPlan:
     nodes: int = 1
     precision: Precision = "32"
     clip: float | None = None
+    hold_out: float = 0.1
+    false_alarms: float = 0.05
     time_limit: float | None = None
     out: Path | None = None
     resume: bool = False
@@ -63,6 +68,10 @@ class TrainingPlan:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise UserError(f"{name}: expected a number above 0, got {value!r}")
+        if not 0 <= self.hold_out < 1:
+            raise UserError(f"hold_out: expected a share from 0 to below 1, got {self.hold_out!r}")
+        if not 0 < self.false_alarms < 1:
+            raise UserError(f"false_alarms: expected a share above 0 and below 1, got {self.false_alarms!r}")
         for name in ("workers", "seed"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-SCORE = "score"
-LABEL = "label"
 EACH = 4
 
 
@@ -31,7 +29,10 @@ class Verdict:
 
 
 def judge(
-    truth: Mapping[str, Sequence[Any]], scores: Mapping[str, Sequence[float | None]], shown: Sequence[int]
+    truth: Mapping[str, Sequence[Any]],
+    scores: Mapping[str, Sequence[float | None]],
+    shown: Sequence[int],
+    ranking: tuple[str, str] | None,
 ) -> list[Verdict]:
     """Ranks the shown images by one method's scores of all test images, the most wrong first.
 
@@ -39,14 +40,16 @@ def judge(
         truth: What is known of each test image.
         scores: The numbers that the method gave each.
         shown: The images to rank.
+        ranking: The number that ranks and the truth, 0 or 1, by which it should; None for tasks without.
 
     Returns:
-        One verdict an image; none where there is no score, or no label that is 0 or 1.
+        One verdict an image; none where the task ranks nothing, or not all truth is 0 or 1.
     """
-    if SCORE not in scores or LABEL not in truth:
+    score, label = ranking or ("", "")
+    if score not in scores or label not in truth:
         return []
-    values = np.array([math.nan if value is None else value for value in scores[SCORE]], float)
-    labels = np.array(truth[LABEL])
+    values = np.array([math.nan if value is None else value for value in scores[score]], float)
+    labels = np.array(truth[label])
     if len(values) != len(labels) or not np.isfinite(values).all() or set(labels.tolist()) != {0, 1}:
         return []
     positives, negatives = values[labels == 1], values[labels == 0]

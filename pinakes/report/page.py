@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pinakes import tasks
 from pinakes.lab import comparison, notation
 from pinakes.lab.cells import SCORES, CellResult, Picture, read_cell
 from pinakes.lab.comparison import Comparison, Shown
@@ -237,10 +238,11 @@ def _misses(described: Comparison, drawn: Sequence[Drawn], folder: Path) -> list
     """For each method the shown images that it is most wrong and most right about."""
     truth = json.loads((folder / comparison.TRUTH).read_text())
     shown = {sample.index: sample for sample in described.shown}
+    ranking = tasks.get(described.task).ranking
     found = []
     for each in drawn:
         scores = json.loads((each.folder / SCORES).read_text())
-        verdicts = judge(truth, scores, [index for index in shown if index in each.cell.pictures])
+        verdicts = judge(truth, scores, [index for index in shown if index in each.cell.pictures], ranking)
         if not verdicts:
             continue
         wrong = [verdict for verdict in verdicts[:EACH] if verdict.wrong > 0]

@@ -1,6 +1,12 @@
-"""Anomaly detection: train on normal images, score and locate what is not normal."""
+"""Anomaly detection: train on normal images, score and locate what is not normal.
+
+In the open-set setting, `?seen=KIND,KIND&shots=10` after any spec with kinds, a few anomalous images of some kinds are
+moved from the test to the training images, with label 1. Methods that know no use for them leave them out; all are
+judged on kinds seen and unseen apart.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -17,7 +23,10 @@ from torchmetrics.functional.classification import (
 )
 
 from pinakes.data.base import DataInfo, Sample, SampleSet, TaskData
-from pinakes.errors import UserError
+from pinakes.data.spec import to_int
+from pinakes.data.splits import hold_out
+from pinakes.data.views import View, kinds_of, labels_of
+from pinakes.errors import UserError, suggest
 from pinakes.tasks.base import (
     IMAGE,
     Batch,
@@ -28,6 +37,7 @@ from pinakes.tasks.base import (
     Panel,
     Prediction,
     Task,
+    decision,
     to_pixels,
 )
 
@@ -107,12 +117,16 @@ class PixelCurves:
 
 
 class AnomalyMeter(Meter):
-    """Image metrics over all scores, pixel metrics where both masks and maps exist, image metrics by kind."""
+    """Image metrics over all scores, pixel metrics where both masks and maps exist, image metrics by kind.
+
+    Where the batches say which kinds of anomaly were seen in training, AUROC of the seen and of the unseen apart.
+    """
 
     def __init__(self) -> None:
         self.scores: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.kinds: list[str] = []
+        self.seen: list[Tensor] = []
         self.pixels: PixelCurves | None = None
 
     def update(self, batch: Batch, prediction: Prediction) -> None:
@@ -120,6 +134,8 @@ class AnomalyMeter(Meter):
         self.scores.append(prediction["score"].detach().float().cpu())
         self.labels.append(batch["label"].cpu())
         self.kinds += batch.get("kind", ["anomalous" if y else "normal" for y in batch["label"]])
+        if "seen" in batch:
+            self.seen.append(batch["seen"].cpu())
         if "map" in prediction and "mask" in batch:
             self.pixels = self.pixels or PixelCurves()
             self.pixels.update(prediction["map"], batch["mask"].cpu())
@@ -130,24 +146,38 @@ class AnomalyMeter(Meter):
         normal = labels == 0
         if normal.all() or not normal.any():
             raise UserError(ONE_LABEL)
-        metrics = _image_metrics(scores, labels)
+        metrics = image_metrics(scores, labels)
+        if self.seen:
+            seen = torch.cat(self.seen)
+            for name, chosen in (("auroc_seen", normal | seen), ("auroc_unseen", normal | ~seen)):
+                if not normal[chosen].all():
+                    metrics[name] = auroc(scores[chosen], labels[chosen])
         if self.pixels is not None and self.pixels.regions:
             metrics |= {"pixel_auroc": self.pixels.auroc(), "aupro": self.pixels.aupro()}
         kinds = np.array(self.kinds)
         groups = {}
         for kind in sorted({k for k, anomalous in zip(self.kinds, labels, strict=True) if anomalous}):
             chosen = normal | torch.from_numpy(kinds == kind)
-            groups[kind] = _image_metrics(scores[chosen], labels[chosen]) | {
+            groups[kind] = image_metrics(scores[chosen], labels[chosen]) | {
                 "images": int((chosen & ~normal).sum())
             }
         return Evaluation(metrics, groups)
 
 
-def _image_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    ranks = scores.unique(return_inverse=True)[
-        1
-    ].double()  # torchmetrics squashes raw scores through a sigmoid
-    ranks = ranks / ranks.max().clamp(min=1)
+def ranks_of(scores: Float[Tensor, " images"]) -> Float[Tensor, " images"]:
+    """The rank of each score, from 0 to 1, equal for equal scores: torchmetrics squashes raw ones by a sigmoid."""
+    ranks = scores.unique(return_inverse=True)[1].double()
+    return ranks / ranks.max().clamp(min=1)
+
+
+def auroc(scores: Float[Tensor, " images"], labels: Int[Tensor, " images"]) -> float:
+    """The area under the ROC curve: how often a positive image scores higher than a negative one."""
+    return float(binary_auroc(ranks_of(scores), labels))
+
+
+def image_metrics(scores: Float[Tensor, " images"], labels: Int[Tensor, " images"]) -> dict[str, float]:
+    """AUROC, average precision and the best F1 of scores; label 1 is the positive class."""
+    ranks = ranks_of(scores)
     return {
         "auroc": float(binary_auroc(ranks, labels)),
         "ap": float(binary_average_precision(ranks, labels)),
@@ -165,10 +195,17 @@ class Anomaly(Task):
         "label": Field("0 normal, 1 anomalous", "batch", torch.int64, 0, 1),
         "mask": Field("True where anomalous", "batch height width", torch.bool, optional=True),
         "kind": Field("kind of defect", "batch", str, optional=True),
+        "seen": Field(
+            "True where anomalies of its kind were among the training images",
+            "batch",
+            torch.bool,
+            optional=True,
+        ),
     }
     prediction = {
         "score": Field("anomaly score of the image, higher is more anomalous"),
         "map": Field("anomaly score of each pixel", "batch height width", optional=True),
+        **decision("anomalous", "normal"),
     }
     metrics = (
         Metric("auroc", "AUROC", "area under the ROC curve of image scores"),
@@ -176,19 +213,27 @@ class Anomaly(Task):
         Metric("f1", "F1", "F1 of image scores at the best threshold"),
         Metric("pixel_auroc", "pixel AUROC", "area under the ROC curve of pixel scores"),
         Metric("aupro", "AUPRO", "area under the per-region-overlap curve to 30 % false positives"),
+        Metric("auroc_seen", "AUROC seen", "AUROC on kinds of anomaly that training showed some of"),
+        Metric("auroc_unseen", "AUROC unseen", "AUROC on kinds of anomaly that training did not show"),
     )
     default_data = "textures?size=64"
     example_data = "textures?size=32&n=8"
+    options = {
+        "seen": "kinds of anomaly, with commas, of which some images are given in training",
+        "shots": "how many images of each seen kind; 10 by default",
+    }
+    ranking = ("score", "label")
 
     def arrange(self, data: TaskData) -> TaskData:
-        """Takes data with normal training images and labels 0 and 1 as it is.
+        """Takes data with labels 0 and 1, or none, as it is, but for the anomalies that are to be seen.
 
         Raises:
             UserError: If the images have classes other than normal and anomalous; says how to name the normal one.
+                If no test image is of a kind that is to be seen, or none would be left.
         """
         first = data.train[0]
         if "label" not in first or (len(data.classes) == 2 and data.classes[0] == "normal"):
-            return data
+            return _with_seen(data) if data.wishes else data
         raise UserError(
             f"{data.spec}: anomaly detection needs normal images to train on, but these have the classes "
             f"{', '.join(data.classes[:5])}; add ?normal=CLASS to say which is normal, or use the MVTec AD layout"
@@ -221,6 +266,8 @@ class Anomaly(Task):
         """The heat map over the image with the score under it; without a map, the image with its score."""
         image = to_pixels(sample["image"])
         caption = f"score {float(prediction['score']):.3g}"
+        if prediction.get("anomalous"):
+            caption += ", anomalous"
         if "map" not in prediction:
             return [Panel(image, caption)]
         low, high = scale or self.scale([prediction])
@@ -236,6 +283,39 @@ class Anomaly(Task):
             return (0.0, 1.0)
         values = torch.cat(maps)
         return float(values.median()), float(values.max())
+
+
+def _with_seen(data: TaskData) -> TaskData:
+    """Moves a few images of the kinds that are to be seen from the test to the training images."""
+    shots = to_int("shots", data.wishes.get("shots", "10"))
+    if shots < 1 or "seen" not in data.wishes:
+        raise UserError(f"{data.spec}: give seen=KIND, and shots=1 or more")
+    if data.test is None:
+        raise UserError(f"{data.spec}: has no test images from which to take anomalies; leave out 'seen'")
+    kinds, labels = kinds_of(data.test), labels_of(data.test)
+    there = sorted({kind for kind, label in zip(kinds, labels, strict=True) if label})
+    seen = [kind.strip() for kind in data.wishes["seen"].split(",")]
+    moved: list[int] = []
+    for kind in seen:
+        if kind not in there:
+            raise UserError(
+                f"{data.spec}: no anomalous test image is of the kind '{kind}'{suggest(kind, there)}"
+            )
+        of_kind = [index for index, each in enumerate(kinds) if each == kind]
+        share = min(shots / len(of_kind), 0.5)
+        held = hold_out([str(index) for index in of_kind], [kind] * len(of_kind), share, seed=0)
+        moved += [of_kind[place] for place in sorted(held)]
+        if not held:
+            raise UserError(
+                f"{data.spec}: there is one image of the kind '{kind}', too few to train and to test on"
+            )
+    kept = sorted(set(range(len(kinds))) - set(moved))
+    return replace(
+        data,
+        layout=f"{data.layout}; {len(moved)} of the kinds {', '.join(seen)} are given in training",
+        train=View([*((data.train, i) for i in range(len(data.train))), *((data.test, i) for i in moved)]),
+        test=View([(data.test, i) for i in kept], {"seen": [kinds[i] in seen for i in kept]}),
+    )
 
 
 def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

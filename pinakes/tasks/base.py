@@ -102,6 +102,28 @@ class Field:
             raise ValueError(f"{name}: expected values from {bounds}, got {low:.4g} to {high:.4g}")
 
 
+def decision(name: str, usual: str) -> dict[str, Field]:
+    """The fields that a calibrated method adds to its score: the probability, and the decision under `name`.
+
+    Args:
+        name: What a sample is that scores high, "anomalous" or "unknown".
+        usual: What the others are, "normal" or "known".
+    """
+    return {
+        "probability": Field(
+            f"share of held-out {usual} images that score lower, counting the image itself as one more",
+            low=0.0,
+            high=1.0,
+            optional=True,
+        ),
+        name: Field(
+            f"whether the score is above the threshold that lets a set share of {usual} images through",
+            dtype=torch.bool,
+            optional=True,
+        ),
+    }
+
+
 IMAGE = Field("images, values 0 to 1", "batch channels height width", low=0.0, high=1.0)
 
 
@@ -188,6 +210,10 @@ class Task(ABC):
     """A spec of built-in data that shows the task off."""
     example_data: ClassVar[str]
     """A spec of built-in data so small that a fit takes a second; the contract tests use it."""
+    options: ClassVar[Mapping[str, str]] = {}
+    """The options of a data spec that `arrange` reads, for any source, and what each says."""
+    ranking: ClassVar[tuple[str, str] | None] = None
+    """A field of the prediction that ranks samples, and the field of the truth, 0 or 1, by which it should."""
 
     @property
     def headline(self) -> Metric:
@@ -195,7 +221,7 @@ class Task(ABC):
         return self.metrics[0]
 
     def arrange(self, data: TaskData) -> TaskData:
-        """Gives `data` the form that the task needs, or says why it cannot serve.
+        """Gives `data` the form that the task needs, or says why it cannot serve; reads `data.wishes`.
 
         Raises:
             UserError: If the data cannot serve this task; the message says what is missing.

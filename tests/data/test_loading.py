@@ -47,6 +47,9 @@ def test_data_already_loaded_is_returned() -> None:
 
 def test_the_task_arranges_the_data() -> None:
     class Renaming:
+        name = "renaming"
+        options: dict[str, str] = {}
+
         def arrange(self, data: TaskData) -> TaskData:
             return replace(data, layout="arranged")
 

@@ -3,6 +3,8 @@ import pytest
 from pinakes.report.chart import Axis, Point, front
 from pinakes.report.misses import judge
 
+RANKING = ("score", "label")
+
 
 def test_front_keeps_what_no_other_beats_in_both() -> None:
     points = [Point("slow", 9, 0.9, None), Point("fast", 1, 0.5, None), Point("worse", 2, 0.4, None)]
@@ -24,12 +26,13 @@ def test_a_logarithmic_axis_places_equal_ratios_at_equal_distances() -> None:
 
 
 def test_an_image_is_as_wrong_as_the_share_of_the_other_class_it_is_not_apart_from() -> None:
-    verdicts = judge({"label": [0, 0, 1, 1]}, {"score": [0.1, 0.6, 0.5, 0.9]}, [0, 1, 2, 3])
+    verdicts = judge({"label": [0, 0, 1, 1]}, {"score": [0.1, 0.6, 0.5, 0.9]}, [0, 1, 2, 3], RANKING)
     assert {verdict.index: verdict.wrong for verdict in verdicts} == {0: 0.0, 1: 0.5, 2: 0.5, 3: 0.0}
     assert verdicts[0].wrong == 0.5
 
 
 def test_without_a_score_or_a_yes_or_no_label_nothing_is_judged() -> None:
-    assert judge({"label": [0, 1]}, {}, [0, 1]) == []
-    assert judge({"label": [0, 2]}, {"score": [0.1, 0.2]}, [0, 1]) == []
-    assert judge({"label": [0, 1]}, {"score": [0.1, None]}, [0, 1]) == []
+    assert judge({"label": [0, 1]}, {}, [0, 1], RANKING) == []
+    assert judge({"label": [0, 2]}, {"score": [0.1, 0.2]}, [0, 1], RANKING) == []
+    assert judge({"label": [0, 1]}, {"score": [0.1, None]}, [0, 1], RANKING) == []
+    assert judge({"label": [0, 1]}, {"score": [0.1, 0.2]}, [0, 1], None) == []

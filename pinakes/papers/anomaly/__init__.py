@@ -38,5 +38,16 @@ SHELF = Shelf(
             idea="A classifier's features are reconstructed through a restricted latent space; the normalised distance "
             "of what comes out is the score.",
         ),
+        Paper(
+            slug="max-softmax",
+            title="A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
+            authors="Hendrycks and Gimpel",
+            venue="ICLR 2017",
+            link="arXiv:1610.02136",
+            task="ood",
+            method="max_softmax:MaxSoftmax",
+            idea="The largest class probability of a classifier: what it is unsure of is unknown.",
+            baseline=True,
+        ),
     ],
 )
