@@ -236,6 +236,11 @@ class Method(LightningModule):
                 f"{loaded.spec}: has {loaded.channels} channels, but the method was fitted on {self.info.channels}; "
                 f"add ?channels={self.info.channels} to the spec"
             )
+        if loaded.classes and self.info.classes and loaded.classes != self.info.classes:
+            raise UserError(
+                f"{loaded.spec}: has the classes {', '.join(loaded.classes)}, but the method was fitted on "
+                f"{', '.join(self.info.classes)}; give data with the same classes"
+            )
         if split not in dict(loaded.splits()):
             raise UserError(
                 f"{loaded.spec}: has no part called '{split}'{suggest(split, dict(loaded.splits()))}"

@@ -56,6 +56,16 @@ def fit(
     precision: FitPrecision = "32",
     clip: Clip = None,
     workers: Workers = LOADERS,
+    hold_out: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Share of the images that is held out to find a threshold; 0.1."),
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of normal images that the threshold may let through; 0.05."
+        ),
+    ] = None,
     time_limit: TimeLimit = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run folder; runs/SLUG-DATA by default.")
@@ -89,6 +99,8 @@ def fit(
             "precision": precision,
             "clip": clip,
             "workers": workers,
+            "hold_out": hold_out,
+            "false_alarms": false_alarms,
             "time_limit": time_limit,
             "out": folder,
             "resume": resume,

@@ -27,11 +27,11 @@ class ImageClassifier(nn.Module):
 
     def maps(
         self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch width rows columns"]:
+    ) -> Float[Tensor, "batch features rows columns"]:
         """The last feature map of images in [0, 1]."""
         return self.backbone(image)[-1]
 
-    def features(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch width"]:
+    def features(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """The mean over the last feature map of images in [0, 1]."""
         return self.maps(image).mean((2, 3))
 

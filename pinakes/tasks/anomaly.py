@@ -127,6 +127,7 @@ class AnomalyMeter(Meter):
         self.labels: list[Tensor] = []
         self.kinds: list[str] = []
         self.seen: list[Tensor] = []
+        self.alarms: list[Tensor] = []
         self.pixels: PixelCurves | None = None
 
     def update(self, batch: Batch, prediction: Prediction) -> None:
@@ -134,6 +135,8 @@ class AnomalyMeter(Meter):
         self.scores.append(prediction["score"].detach().float().cpu())
         self.labels.append(batch["label"].cpu())
         self.kinds += batch.get("kind", ["anomalous" if y else "normal" for y in batch["label"]])
+        if "anomalous" in prediction:
+            self.alarms.append(prediction["anomalous"].cpu())
         if "seen" in batch:
             self.seen.append(batch["seen"].cpu())
         if "map" in prediction and "mask" in batch:
@@ -154,6 +157,8 @@ class AnomalyMeter(Meter):
                     metrics[name] = auroc(scores[chosen], labels[chosen])
         if self.pixels is not None and self.pixels.regions:
             metrics |= {"pixel_auroc": self.pixels.auroc(), "aupro": self.pixels.aupro()}
+        if self.alarms:
+            metrics |= alarm_rates(torch.cat(self.alarms), labels)
         kinds = np.array(self.kinds)
         groups = {}
         for kind in sorted({k for k, anomalous in zip(self.kinds, labels, strict=True) if anomalous}):
@@ -183,6 +188,18 @@ def image_metrics(scores: Float[Tensor, " images"], labels: Int[Tensor, " images
         "ap": float(binary_average_precision(ranks, labels)),
         "f1": best_f1(ranks, labels),
     }
+
+
+def alarm_rates(alarms: Bool[Tensor, " images"], labels: Int[Tensor, " images"]) -> dict[str, float]:
+    """How often a decision says yes: where it should not, `false_alarms`, and where it should, `caught`."""
+    raised = alarms.double()
+    return {"false_alarms": float(raised[labels == 0].mean()), "caught": float(raised[labels == 1].mean())}
+
+
+ALARM_METRICS = (
+    Metric("false_alarms", "false alarms", "share of normal or known images above the threshold", False),
+    Metric("caught", "caught", "share of anomalous or unknown images above the threshold"),
+)
 
 
 class Anomaly(Task):
@@ -215,6 +232,7 @@ class Anomaly(Task):
         Metric("aupro", "AUPRO", "area under the per-region-overlap curve to 30 % false positives"),
         Metric("auroc_seen", "AUROC seen", "AUROC on kinds of anomaly that training showed some of"),
         Metric("auroc_unseen", "AUROC unseen", "AUROC on kinds of anomaly that training did not show"),
+        *ALARM_METRICS,
     )
     default_data = "textures?size=64"
     example_data = "textures?size=32&n=8"

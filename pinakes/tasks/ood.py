@@ -19,7 +19,7 @@ from pinakes.data.base import DataInfo, Sample, SampleSet, TaskData
 from pinakes.data.splits import hold_out
 from pinakes.data.views import View, kinds_of, labels_of
 from pinakes.errors import UserError, suggest
-from pinakes.tasks.anomaly import auroc, ranks_of
+from pinakes.tasks.anomaly import ALARM_METRICS, alarm_rates, auroc, ranks_of
 from pinakes.tasks.base import (
     IMAGE,
     Batch,
@@ -70,6 +70,7 @@ class OODMeter(Meter):
         self.labels: list[Tensor] = []
         self.answers: list[Tensor] = []
         self.unknown: list[Tensor] = []
+        self.alarms: list[Tensor] = []
         self.kinds: list[str] = []
         self.distances: list[str] = []
 
@@ -80,6 +81,8 @@ class OODMeter(Meter):
         self.unknown.append(batch["unknown"].cpu())
         self.kinds += batch["kind"]
         self.distances += batch["distance"]
+        if "unknown" in prediction:
+            self.alarms.append(prediction["unknown"].cpu())
         if "label" in prediction:
             self.answers.append(prediction["label"].cpu())
 
@@ -100,6 +103,8 @@ class OODMeter(Meter):
             "aupr_in": float(binary_average_precision(ranks_of(-scores), 1 - unknown)),
             "fpr95": false_positive_rate(scores, unknown),
         }
+        if self.alarms:
+            metrics |= alarm_rates(torch.cat(self.alarms), unknown)
         if self.answers:
             right = torch.cat(self.answers) == torch.cat(self.labels)
             metrics["accuracy"] = float(right[known].double().mean())
@@ -146,6 +151,7 @@ class OutOfDistribution(Task):
             "fpr95", "FPR95", "share of unknown that pass where 95 % of known pass", higher_is_better=False
         ),
         Metric("accuracy", "accuracy", "share of known images that are classified right"),
+        *ALARM_METRICS,
     )
     default_data = "digits"
     example_data = "digits?n=40"

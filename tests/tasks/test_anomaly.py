@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from skimage.measure import label
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from pinakes.data import load_data
 from pinakes.data.base import DataInfo
 from pinakes.errors import UserError
 from pinakes.tasks.anomaly import TASK, AnomalyMeter, PixelCurves
@@ -99,3 +100,44 @@ def test_pictures_have_the_size_of_the_image() -> None:
     drawn += TASK.draw_prediction(sample, {"score": torch.tensor(0.5), "map": torch.rand(16, 16)})
     assert [panel.caption for panel in drawn] == ["crack", "truth", "score 0.5"]
     assert all(panel.image.shape == (16, 16, 3) and panel.image.dtype == np.uint8 for panel in drawn)
+
+
+def test_a_few_anomalies_of_the_seen_kinds_move_to_training() -> None:
+    whole = load_data("textures?size=32&n=120", task="anomaly")
+    data = load_data("textures?size=32&n=120&seen=scratch,stain&shots=3", task="anomaly")
+    moved = [kind for kind, label in zip(data.train.kinds, data.train.labels, strict=True) if label]
+    assert sorted(moved) == ["scratch"] * 3 + ["stain"] * 3
+    assert whole.test is not None
+    assert data.test is not None
+    assert sorted([*data.test.paths, *data.train.paths]) == sorted([*whole.test.paths, *whole.train.paths])
+    seen = data.test.fields["seen"]
+    assert [kind in ("scratch", "stain") for kind in data.test.kinds] == list(seen)
+    TASK.check_batch(TASK.collate([data.test[0], data.test[1]]), data.info, truth=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("seen=dent", "no anomalous test image is of the kind 'dent'"),
+        ("seen=scratch&shots=0", "shots=1 or more"),
+        ("shots=3", "give seen=KIND"),
+        ("seen=scratch&shots=x", "'shots' must be a whole number"),
+        ("unknown=scratch", "has no data option 'unknown'"),
+    ],
+)
+def test_seen_kinds_that_cannot_be_are_refused(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_data(f"textures?size=32&n=40&{words}", task="anomaly")
+
+
+def test_seen_and_unseen_kinds_are_judged_apart() -> None:
+    meter = AnomalyMeter()
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    scores = torch.tensor([0.1, 0.2, 0.6, 0.9, 0.8, 0.5, 0.0])
+    seen = torch.tensor([False, False, False, True, True, False, False])
+    alarms = scores > 0.55
+    meter.update({"label": labels, "seen": seen}, {"score": scores, "anomalous": alarms})
+    metrics = meter.compute().metrics
+    assert metrics["auroc_seen"] == 1.0
+    assert metrics["auroc_unseen"] == pytest.approx(roc_auc_score([0, 0, 0, 1, 1], [0.1, 0.2, 0.6, 0.5, 0.0]))
+    assert (metrics["false_alarms"], metrics["caught"]) == pytest.approx((1 / 3, 1 / 2))
