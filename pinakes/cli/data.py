@@ -57,6 +57,8 @@ def describe_data(
     if out is not None and sheet is not None:
         out.mkdir(parents=True, exist_ok=True)
         sheet.save(out / CONTACT_SHEET)
+    if chosen is None and loaded.wishes:
+        note(f"{', '.join(loaded.wishes)}: read by a task only; name it with --task")
     if json:
         print_json(found | {"contact_sheet": None if sheet is None else str(Path(out or "", CONTACT_SHEET))})
     else:
