@@ -16,7 +16,16 @@ from pinakes.lab.intervals import or_nan, or_none
 RESULT = "cell.json"
 SCORES = "scores.json"
 TRACEBACK = "error.txt"
-TELLING_SETTINGS = ("epochs", "steps", "batch_size", "precision", "clip", "time_limit", "hold_out", "false_alarms")
+TELLING_SETTINGS = (
+    "epochs",
+    "steps",
+    "batch_size",
+    "precision",
+    "clip",
+    "time_limit",
+    "hold_out",
+    "false_alarms",
+)
 """The settings of a fit that bear on its result."""
 
 

@@ -2,22 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 import pinakes
 from pinakes import tasks
@@ -31,6 +19,7 @@ from pinakes.lab import notation
 from pinakes.lab.cells import TELLING_SETTINGS, Cell, CellResult, cell_key, read_cell, write_cell
 from pinakes.lab.describing import data_name, describe
 from pinakes.lab.leaderboard import Leaderboard
+from pinakes.lab.progress import WorkBar
 from pinakes.lab.ranking import rank
 from pinakes.lab.running import run_cell
 from pinakes.report import write_report
@@ -139,7 +128,7 @@ def compare(
     results = []
     with (
         remembered_interrupts() as check_interrupt,
-        _announced(len(cells), stated.headline, progress) as announce,
+        WorkBar("comparing", len(cells), shown=progress) as bar,
     ):
         for cell in cells:
             result = read_cell(cell.folder(folder))
@@ -147,7 +136,7 @@ def compare(
                 result, files = run_cell(cell, stated, loaded, [sample.index for sample in description.shown])
                 write_cell(cell.folder(folder), result, files)
             results.append(result)
-            announce(result)
+            bar.say(_line(result, stated.headline), done=len(results))
             check_interrupt()
     board = rank(stated.name, loaded.spec, stated.metrics, chosen, results, folder)
     board.save(folder)
@@ -155,36 +144,12 @@ def compare(
     return board
 
 
-@contextmanager
-def _announced(cells: int, headline: Metric, progress: bool) -> Iterator[Callable[[CellResult], None]]:
-    """A bar on standard error, and a line for each result that the yielded function is given."""
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("comparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not progress,
-    )
-    with bar:
-        work = bar.add_task("", total=cells)
-
-        def announce(result: CellResult) -> None:
-            what = (
-                f"failed: {result.error}"
-                if result.error
-                else (
-                    f"{headline.label} {notation.number(result.metrics.get(headline.name, math.nan))}, "
-                    f"fitted in {notation.seconds(result.fit_seconds)}"
-                )
-            )
-            bar.advance(work)
-            if progress:
-                bar.console.print(escape(f"{result.slug}, seed {result.seed}: {what}"), highlight=False)
-
-        yield announce
+def _line(result: CellResult, headline: Metric) -> str:
+    if result.error:
+        return f"{result.slug}, seed {result.seed}: failed: {result.error}"
+    value = notation.number(result.metrics.get(headline.name, math.nan))
+    took = notation.seconds(result.fit_seconds)
+    return f"{result.slug}, seed {result.seed}: {headline.label} {value}, fitted in {took}"
 
 
 def _chosen(task: str, methods: str | Sequence[str]) -> list[Paper]:

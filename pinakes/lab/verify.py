@@ -1,19 +1,7 @@
 """`verify`: puts the claims of papers to the test and publishes what comes out, whichever way it falls."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from pinakes.catalogue import Paper, papers, shelves
 from pinakes.data import load_data
@@ -24,6 +12,7 @@ from pinakes.lab import notation
 from pinakes.lab.dependencies import code_hash
 from pinakes.lab.describing import data_name
 from pinakes.lab.examination import Examination
+from pinakes.lab.progress import WorkBar
 from pinakes.lab.record import ClaimRecord, Record
 from pinakes.lab.seed_run import run_all
 
@@ -102,14 +91,15 @@ def verify(
         names = ", ".join(paper.slug for paper in chosen)
         raise UserError(f"{names}: no claim is written down yet; add one to the paper's module with @claim")
     works = [work for each in examinations.values() for work in each.left()]
-    with remembered_interrupts() as check_interrupt, _announced(len(works), progress) as announce:
+    with remembered_interrupts() as check_interrupt, WorkBar("verifying", len(works), shown=progress) as bar:
         for slug, each in examinations.items():
             if not each.left():
                 records[slug] = each.close(folder)
         for work, result in run_all(works, jobs):
             each = examinations[work.slug]
             verdict = each.add(work, result)
-            announce(work.slug, verdict, sum(len(other.left()) for other in examinations.values()))
+            left = sum(len(other.left()) for other in examinations.values())
+            bar.say(_line(work.slug, verdict) if verdict else "", done=len(works) - left)
             if not each.left():
                 records[work.slug] = each.close(folder)
             check_interrupt()
@@ -152,28 +142,5 @@ def _up_to_date(
     return record if same and not record.failed and record.code == code_hash(paper, record.specs) else None
 
 
-@contextmanager
-def _announced(works: int, progress: bool) -> Iterator[Callable[[str, ClaimRecord | None, int], None]]:
-    """A bar on standard error, and a line for each verdict that the yielded function is given."""
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("verifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not progress,
-    )
-    with bar:
-        work = bar.add_task("", total=works)
-
-        def announce(slug: str, verdict: ClaimRecord | None, left: int) -> None:
-            bar.update(work, completed=works - left)
-            if verdict is not None and progress:
-                took = notation.seconds(verdict.seconds)
-                bar.console.print(
-                    escape(f"{slug}: {verdict.text} {verdict.verdict} ({took})"), highlight=False
-                )
-
-        yield announce
+def _line(slug: str, verdict: ClaimRecord) -> str:
+    return f"{slug}: {verdict.text} {verdict.verdict} ({notation.seconds(verdict.seconds)})"
