@@ -14,9 +14,9 @@
 - ``textures``: as ``magnetic_tile``, at 64 x 64 pixels on the built-in crops of a photograph of bricks with painted
   defects; a coreset of 1,000 patches. The photograph is one of those that were trained on.
 
-The folder may hold the data as folders or as zip files. But for ``textures``, none of these images was used in training. Random
-weights are measured with three seeds; the mean is given, and each figure. They are as timm draws them: the
-whitening of their pooled features is the identity.
+The folder may hold the data as folders or as zip files. But for ``textures``, none of these images was used in
+training. Random weights are measured with three seeds; the mean is given, and each figure. They are as timm draws
+them: the whitening of their pooled features is the identity.
 """
 
 import argparse
