@@ -96,6 +96,8 @@ class TinyConv(ByobNet):
 class TinyViT(VisionTransformer):
     """timm's VisionTransformer whose pooled features are whitened, like those of `TinyConv`."""
 
+    whitening: nn.Module
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.whitening = _identity(self.num_features)
@@ -104,6 +106,14 @@ class TinyViT(VisionTransformer):
         """Tokens [batch, tokens, width] to whitened features, or to logits where there is a classifier."""
         features = self.whitening(super().forward_head(x, pre_logits=True))
         return features if pre_logits else self.head(features)
+
+    def prune_intermediate_layers(
+        self, indices: Any = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> Any:
+        """As timm's; what stands behind the last block in use is left out, the whitening with the head."""
+        if prune_head:
+            self.whitening = nn.Identity()
+        return super().prune_intermediate_layers(indices, prune_norm, prune_head)
 
 
 def _configuration(weights: Path, first_convolution: str) -> dict[str, Any]:

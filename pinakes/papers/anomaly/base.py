@@ -1,7 +1,7 @@
 """What the methods of this shelf share: scores, thresholds found on held-out images, and a classifier to look into."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm.auto import tqdm
 
 from pinakes.data.base import DataInfo, SampleSet, TaskData
@@ -154,22 +153,6 @@ class Detector(Scorer):
     decision = "anomalous"
     min_size = 32
 
-    def describe_training_images(
-        self, data: TaskData, plan: TrainingPlan, describe: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "rows features"]:
-        """What `describe` makes of all training images, batch by batch, without gradients.
-
-        Args:
-            data: Its `train` is gone through once, in order.
-            plan: Batch size, workers and whether to show progress.
-            describe: Images (batch, channels, height, width) in [0, 1] to rows (any number, features).
-        """
-        rows = []
-        for batch in self.batches(data.train, plan, "features"):
-            with torch.no_grad():
-                rows.append(describe(batch["image"]))
-        return torch.cat(rows)
-
 
 class UnknownDetector(Scorer):
     """A method for the task `ood`: a classifier of the known classes, and a score of what it does with an image.
@@ -234,20 +217,3 @@ class UnknownDetector(Scorer):
             for batch in self.batches(data.train, plan, "features")
         ]
         return torch.cat([features for features, _ in pairs]), torch.cat([labels for _, labels in pairs])
-
-
-def smoothed_map(
-    patch_scores: Float[Tensor, "batch rows columns"], size: tuple[int, int], sigma: float
-) -> Float[Tensor, "batch height width"]:
-    """Patch scores as a map of the image: upsampled bilinearly to `size`, then smoothed by a Gaussian.
-
-    Args:
-        patch_scores: One score for each patch position.
-        size: Height and width of the map in pixels.
-        sigma: Standard deviation of the Gaussian in pixels; 0 leaves the map as it is.
-    """
-    upsampled = functional.interpolate(patch_scores[:, None], size=size, mode="bilinear", align_corners=False)
-    if sigma > 0:
-        radius = min(int(4 * sigma + 0.5), min(size) - 1)
-        upsampled = gaussian_blur(upsampled, kernel_size=[2 * radius + 1] * 2, sigma=[sigma] * 2)
-    return torch.squeeze(upsampled, 1)

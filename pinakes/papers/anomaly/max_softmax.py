@@ -4,7 +4,9 @@ ICLR 2017, arXiv:1610.02136.
 A classifier tends to be surer of images like those it was trained on. So the largest of its class probabilities tells,
 without any further training, what it does not know.
 
-What the code follows: score = -max_k softmax(z)_k, with logits z (section 2).
+What the code follows, with logits z:
+
+- Section 2: score = -max_k softmax(z)_k.
 """
 
 import torch
@@ -15,7 +17,7 @@ from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.papers.anomaly.base import UnknownDetector
 from pinakes.tasks.base import Prediction
 
-EQUATIONS = (("score =", r"s = -\max\limits_k \operatorname{softmax}(z)_k"),)
+EQUATIONS = (("Section 2", r"s = -\max\limits_k \operatorname{softmax}(z)_k"),)
 """The equation above in LaTeX, for the documentation."""
 
 

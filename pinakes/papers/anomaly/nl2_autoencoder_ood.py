@@ -267,7 +267,7 @@ class NL2Autoencoder(Detector):
 
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
         """Describes the training images once, trains the autoencoder on that, and fits the Gaussians."""
-        features = self.describe_training_images(data, plan, self.describe)
+        features = torch.cat([self.describe(b["image"]) for b in self.batches(data.train, plan, "features")])
         super().learn(replace(data, train=[{"features": row} for row in features.cpu()]), plan)
         with torch.no_grad():
             evidence = self.evidence(features)

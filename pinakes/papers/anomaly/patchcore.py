@@ -27,15 +27,30 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from tqdm.auto import tqdm
 
 from pinakes.data.base import DataInfo, TaskData
 from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.backbones import FeatureExtractor
-from pinakes.papers.anomaly.base import Detector, smoothed_map
+from pinakes.nn.maps import smoothed_map
+from pinakes.nn.memory import (
+    FaissSearch,
+    StreamedCoreset,
+    check_search,
+    greedy_coreset,
+    nearest_neighbours,
+)
+from pinakes.papers.anomaly.base import Detector
 from pinakes.tasks.base import Batch, Prediction
+
+__all__ = [
+    "PatchCore",
+    "greedy_coreset",
+    "nearest_neighbours",
+    "patch_features",
+    "reweighted_score",
+]
 
 EQUATIONS = (
     (
@@ -55,12 +70,6 @@ EQUATIONS = (
     ),
 )
 """The equations above in LaTeX, for the documentation; each label opens an item of the list."""
-
-CHUNK_ELEMENTS = 2**24
-"""Elements of a block of the distance matrix; bounds the memory of a search."""
-
-LEADING_SHARE = 16
-"""One in so many rows is kept up to date at every step of the coreset."""
 
 
 def patch_features(
@@ -88,92 +97,6 @@ def patch_features(
     )
 
 
-def greedy_coreset(
-    features: Float[Tensor, "patches features"],
-    size: int,
-    *,
-    projection: int = 128,
-    generator: torch.Generator | None = None,
-    progress: bool = False,
-) -> Int[Tensor, " size"]:
-    """Chooses `size` rows that cover all rows: each next one is the farthest from those already chosen.
-
-    Args:
-        features: The rows to choose from.
-        size: How many to choose, from 1 to all.
-        projection: Dimensions of the Gaussian random projection in which distances are taken; rows that have no
-            more dimensions than that are taken as they are.
-        generator: Source of the projection and of the first choice, on the features' device.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        Indices of the chosen rows, in the order of choice.
-
-    Raises:
-        ValueError: If `size` is not between 1 and the number of rows.
-
-    Distances only shrink as the coreset grows. So only the rows that were farthest at the last look are kept up to
-    date at every step, and the others, whose last known distances bound what they are now, in blocks, when the
-    farthest of those rows falls below that bound. The choice is the same as by brute force.
-
-    Source: equation (5) and algorithm 1; a 2-approximation of the best cover (Gonzalez, 1985).
-    """
-    count, width = features.shape
-    if not 1 <= size <= count:
-        raise ValueError(f"size: expected 1 to {count} (the number of patches), got {size}")
-    if width > projection:
-        basis = torch.randn(
-            width, projection, generator=generator, device=features.device, dtype=features.dtype
-        )
-        features = features @ (basis / projection**0.5)
-    squared = features.square().sum(1)
-    chosen = torch.empty(size, dtype=torch.int64, device=features.device)
-    chosen[0] = torch.randint(count, (1,), generator=generator, device=features.device)[0]
-    nearest = torch.full_like(squared, torch.inf)
-    settled, taken = 0, 1
-    leading = max(256, count // LEADING_SHARE)
-    with tqdm(total=size, initial=1, desc="coreset", disable=not progress, leave=False) as bar:
-        while taken < size:
-            for latest in chosen[settled:taken].split(256):
-                torch.minimum(nearest, _squared_distances(features, squared, latest).amin(1), out=nearest)
-            nearest[chosen[settled:taken]] = -torch.inf
-            settled = taken
-            farthest, rows = nearest.topk(min(leading + 1, count))
-            bound = farthest[-1] if count > leading else farthest.new_tensor(-torch.inf)
-            rows = rows[:leading]
-            distance, row_features, row_squared = farthest[:leading].clone(), features[rows], squared[rows]
-            while taken < size and distance[best := distance.argmax()] >= bound:
-                chosen[taken] = rows[best]
-                taken += 1
-                latest_distance = _squared_distances(row_features, row_squared, best[None])[:, 0]
-                torch.minimum(distance, latest_distance, out=distance)
-                distance[best] = -torch.inf
-            bar.update(taken - settled)
-    return chosen
-
-
-def _squared_distances(rows: Tensor, squared: Tensor, indices: Tensor) -> Tensor:
-    return torch.addmm(squared[:, None], rows, rows[indices].T, alpha=-2) + squared[indices]
-
-
-def nearest_neighbours(
-    queries: Float[Tensor, "queries features"], bank: Float[Tensor, "bank features"], count: int = 1
-) -> tuple[Float[Tensor, "queries count"], Int[Tensor, "queries count"]]:
-    """Distances to and indices of the nearest rows of a bank, nearest first, in bounded memory.
-
-    Args:
-        queries: Rows to look up.
-        bank: Rows to search.
-        count: How many to return for each query.
-    """
-    rows = max(1, CHUNK_ELEMENTS // len(bank))
-    parts = []
-    for chunk in queries.split(rows):
-        distances = torch.cdist(chunk, bank)
-        parts.append(distances.min(1, keepdim=True) if count == 1 else distances.topk(count, largest=False))
-    return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
-
-
 def reweighted_score(
     distance: Float[Tensor, " batch"], neighbourhood_distances: Float[Tensor, "batch neighbours"]
 ) -> Float[Tensor, " batch"]:
@@ -199,6 +122,9 @@ class PatchCore(Detector):
         projection: Dimensions of the random projection in which the coreset is chosen.
         neighbours: b, how many bank members around the nearest one re-weight the image score; 1 leaves it as it is.
         sigma: Standard deviation of the map's Gaussian in pixels.
+        bank_limit: The most patches that fitting holds, 2 or more. Up to it the coreset is chosen from all patches;
+            beyond it in a stream, as `StreamedCoreset` says, and the bank has at most so many.
+        search: How neighbours are found, "exact" or "faiss" (the extra of that name; exact as well, on the CPU).
 
     Raises:
         UserError: If a value is out of range; the message names it.
@@ -213,11 +139,14 @@ class PatchCore(Detector):
         layers: Sequence[int] = (2, 3),
         neighbourhood: int = 3,
         coreset_ratio: float = 0.1,
-        projection: int = 128,
+        projection: int = 256,
         neighbours: int = 9,
         sigma: float = 4.0,
+        bank_limit: int = 2**18,
+        search: str = "exact",
     ) -> None:
         super().__init__()
+        check_search(search)
         if not 0 < coreset_ratio <= 1:
             raise UserError(f"coreset_ratio: expected above 0 to 1, got {coreset_ratio}")
         if neighbourhood < 1 or neighbourhood % 2 == 0:
@@ -226,6 +155,8 @@ class PatchCore(Detector):
             raise UserError(f"neighbours, projection: expected 1 or more, got {neighbours}, {projection}")
         if sigma < 0:
             raise UserError(f"sigma: expected 0 or more pixels, got {sigma}")
+        if bank_limit < 2:
+            raise UserError(f"bank_limit: expected 2 patches or more, got {bank_limit}")
         self.backbone_name = backbone
         self.layers = tuple(layers)
         self.neighbourhood = neighbourhood
@@ -233,6 +164,9 @@ class PatchCore(Detector):
         self.projection = projection
         self.neighbours = neighbours
         self.sigma = sigma
+        self.bank_limit = bank_limit
+        self.search = search
+        self._index: FaissSearch | None = None
 
     def build(self, info: DataInfo) -> None:
         """Makes the backbone and an empty bank."""
@@ -245,35 +179,44 @@ class PatchCore(Detector):
         """The patch features of images in [0, 1]."""
         return patch_features(self.backbone(image), self.neighbourhood)
 
+    def nearest(
+        self, patches: Float[Tensor, "queries features"], count: int = 1
+    ) -> tuple[Float[Tensor, "queries count"], Int[Tensor, "queries count"]]:
+        """Distances to and indices of the nearest patches in the bank."""
+        if self.search == "exact":
+            return nearest_neighbours(patches, self.bank, count)
+        if self._index is None or self._index.bank is not self.bank:
+            self._index = FaissSearch(self.bank)
+        return self._index(patches, count)
+
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
-        """Fills the bank with the patches of the training images and thins it to a coreset."""
-        patches = self.describe_training_images(
-            data, plan, lambda image: rearrange(self.describe(image), "b f h w -> (b h w) f")
-        )
-        size = max(1, round(self.coreset_ratio * len(patches)))
-        if size < len(patches):
-            generator = torch.Generator(device=self.device).manual_seed(plan.seed)
-            chosen = greedy_coreset(
-                patches, size, projection=self.projection, generator=generator, progress=plan.progress
-            )
-            patches = patches[chosen]
-        self.bank = patches
+        """Streams the patches of the training images into the bank and thins it to a coreset."""
+        generator = torch.Generator(device=self.device).manual_seed(plan.seed)
+        stream: StreamedCoreset | None = None
+        for batch in self.batches(data.train, plan, "features"):
+            described = self.describe(batch["image"])
+            if stream is None:
+                total = len(data.train) * described.shape[-2:].numel()
+                stream = StreamedCoreset(
+                    max(2, min(self.bank_limit, total)), projection=self.projection, generator=generator
+                )
+            stream.add(rearrange(described, "b f h w -> (b h w) f"))
+        assert stream is not None
+        self.bank = stream.choose(max(1, round(self.coreset_ratio * stream.seen)), progress=plan.progress)
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
         """Scores images and their pixels by the distance of their patches to the bank."""
         described = self.describe(batch["image"])
-        rows, columns = described.shape[-2:]
-        patches = rearrange(described, "b f h w -> (b h w) f")
-        distances, indices = nearest_neighbours(patches, self.bank)
-        patch_scores = rearrange(distances, "(b h w) 1 -> b (h w)", h=rows, w=columns)
-        distance, worst = patch_scores.max(dim=1)
-        images = torch.arange(len(distance), device=self.device)
-        patch = rearrange(patches, "(b n) f -> b n f", b=len(distance))[images, worst]
-        nearest = rearrange(indices, "(b n) 1 -> b n", b=len(distance))[images, worst]
-        _, around = nearest_neighbours(self.bank[nearest], self.bank, min(self.neighbours, len(self.bank)))
-        to_around = torch.linalg.vector_norm(patch[:, None] - self.bank[around], dim=-1)
-        score = reweighted_score(distance, to_around) if to_around.shape[1] > 1 else distance
-        patch_map = rearrange(patch_scores, "b (h w) -> b h w", h=rows, w=columns)
+        patches = described.flatten(2).mT
+        found = self.nearest(patches.flatten(0, 1))
+        patch_scores, indices = (each.view(-1, patches.shape[1]) for each in found)
+        distance, worst = patch_scores.max(dim=1, keepdim=True)
+        patch = torch.take_along_dim(patches, worst[:, :, None], dim=1)
+        nearest = torch.take_along_dim(indices, worst, dim=1)[:, 0]
+        _, around = self.nearest(self.bank[nearest], min(self.neighbours, len(self.bank)))
+        to_around = torch.linalg.vector_norm(patch - self.bank[around], dim=-1)
+        score = reweighted_score(distance[:, 0], to_around) if to_around.shape[1] > 1 else distance[:, 0]
+        patch_map = patch_scores.unflatten(1, described.shape[-2:])
         return {"score": score, "map": smoothed_map(patch_map, batch["image"].shape[-2:], self.sigma)}
 
 

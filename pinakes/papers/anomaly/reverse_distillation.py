@@ -49,7 +49,8 @@ from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.backbones import FeatureExtractor
-from pinakes.papers.anomaly.base import Detector, smoothed_map
+from pinakes.nn.maps import smoothed_map
+from pinakes.papers.anomaly.base import Detector
 from pinakes.tasks.base import Batch, Prediction
 
 EQUATIONS = (

@@ -170,7 +170,7 @@ def test_fitting_lowers_the_loss_and_centres_the_gaussians_on_the_training_image
     data = load_data("textures?size=32&n=16", task="anomaly")
     batch = {"image": torch.stack([data.train[index]["image"] for index in range(len(data.train))])}
     untrained = NL2Autoencoder(BACKBONE).prepare(data.info)
-    method = NL2Autoencoder(BACKBONE).fit(data, steps=15, batch_size=8)
+    method = NL2Autoencoder(BACKBONE).fit(data, hold_out=0, steps=15, batch_size=8)
     with torch.no_grad():
         assert method.training_step(batch, 0) < 0.8 * untrained.training_step(batch, 0)
         evidence = method.evidence(method.describe(batch["image"]))

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from pinakes import UserError, load_data
-from pinakes.papers.anomaly.base import smoothed_map
 from pinakes.papers.anomaly.patchcore import (
     PatchCore,
     greedy_coreset,
@@ -28,49 +26,6 @@ def test_patch_features_average_the_neighbourhood_and_join_the_layers() -> None:
     torch.testing.assert_close(found[:, 4:], wide)
 
 
-@pytest.mark.parametrize(("count", "size"), [(200, 20), (200, 200), (2000, 400)])
-def test_greedy_coreset_equals_the_naive_farthest_point_choice(count: int, size: int) -> None:
-    rows = torch.randn(count, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    chosen = greedy_coreset(rows, size, generator=torch.Generator().manual_seed(0)).tolist()
-    distances = cdist(rows, rows)
-    naive = [chosen[0]]
-    while len(naive) < size - (size == count):
-        naive.append(int(distances[:, naive].min(axis=1).argmax()))
-    assert chosen[: len(naive)] == naive
-    assert len(set(chosen)) == size
-
-
-def test_greedy_coreset_never_chooses_a_row_twice_even_among_copies() -> None:
-    rows = torch.ones(6, 3).repeat_interleave(2, 0)
-    assert sorted(greedy_coreset(rows, 12).tolist()) == list(range(12))
-
-
-def test_the_random_projection_still_covers_well() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(600, 8, generator=generator) @ torch.randn(8, 300, generator=generator)
-    chosen = greedy_coreset(rows, 60, projection=64, generator=generator)
-    at_random = torch.randperm(600, generator=generator)[:60]
-
-    def radius(indices: torch.Tensor) -> float:
-        return float(torch.cdist(rows, rows[indices]).min(dim=1).values.max())
-
-    assert radius(chosen) < radius(at_random)
-
-
-@pytest.mark.parametrize("size", [0, 11])
-def test_a_coreset_of_impossible_size_is_refused(size: int) -> None:
-    with pytest.raises(ValueError, match="size"):
-        greedy_coreset(torch.rand(10, 3), size)
-
-
-def test_nearest_neighbours_equal_a_full_distance_matrix() -> None:
-    queries, bank = torch.rand(70, 5), torch.rand(40, 5)
-    values, indices = nearest_neighbours(queries, bank, 3)
-    full = np.sort(cdist(queries, bank), axis=1)[:, :3]
-    np.testing.assert_allclose(values.numpy(), full, atol=1e-5)
-    np.testing.assert_allclose(cdist(queries, bank)[np.arange(70)[:, None], indices], full, atol=1e-6)
-
-
 def test_reweighted_score_is_equation_seven() -> None:
     distance = torch.tensor([1.5, 0.2], dtype=torch.float64)
     around = torch.tensor([[1.5, 1.7, 2.0], [0.2, 0.3, 0.9]], dtype=torch.float64)
@@ -85,12 +40,39 @@ def test_reweighted_score_survives_large_distances() -> None:
     assert torch.isfinite(reweighted_score(torch.tensor([5e3]), torch.tensor([[5e3, 6e3]]))).all()
 
 
-def test_the_map_is_upsampled_and_smoothed_by_a_gaussian() -> None:
-    patches = torch.rand(1, 8, 8)
-    found = smoothed_map(patches, (64, 64), sigma=3.0)[0]
-    upsampled = torch.nn.functional.interpolate(patches[None], size=(64, 64), mode="bilinear")[0, 0]
-    expected = gaussian_filter(upsampled.numpy(), 3.0, mode="mirror", radius=12)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+def test_a_stream_of_more_patches_than_the_limit_fills_the_bank_from_all_images() -> None:
+    data = load_data("textures?size=32&n=8", task="anomaly")
+    whole, bounded = (
+        PatchCore(coreset_ratio=1.0).fit(data),
+        PatchCore(coreset_ratio=1.0, bank_limit=40).fit(data),
+    )
+    assert len(whole.bank) > 2 * 40 >= len(bounded.bank) >= 20
+    assert nearest_neighbours(bounded.bank, whole.bank)[0].max() == 0
+    farthest = torch.cdist(whole.bank, whole.bank).max()
+    assert nearest_neighbours(whole.bank, bounded.bank)[0].max() < farthest / 2
+
+
+def test_a_bank_within_the_limit_is_the_greedy_coreset_of_all_patches() -> None:
+    data = load_data("textures?size=32&n=8", task="anomaly")
+    patches = PatchCore(coreset_ratio=1.0).fit(data).bank
+    found = PatchCore(coreset_ratio=0.25).fit(data, seed=3).bank
+    chosen = greedy_coreset(patches, len(found), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(found, patches[chosen])
+
+
+def test_the_score_is_that_of_the_worst_patch_as_the_equations_say() -> None:
+    data = load_data("textures?size=32&n=8", task="anomaly")
+    detector = PatchCore(neighbours=3).fit(data)
+    image = torch.stack([data.test[index]["image"] for index in range(4)])
+    bank, described = detector.bank.double().numpy(), detector.describe(image).double()
+    for features, score in zip(described, detector.predict(image)["score"], strict=True):
+        patches = features.flatten(1).T.numpy()
+        distances = cdist(patches, bank)
+        worst = distances.min(axis=1).argmax()
+        nearest = distances[worst].argmin()
+        around = np.argsort(cdist(bank[[nearest]], bank)[0])[:3]
+        weight = 1 - np.exp(distances[worst, nearest]) / np.exp(distances[worst, around]).sum()
+        assert score.item() == pytest.approx(weight * distances[worst, nearest], rel=1e-3)
 
 
 def test_an_image_seen_in_training_scores_zero_with_the_whole_bank() -> None:
@@ -110,6 +92,8 @@ def test_an_image_seen_in_training_scores_zero_with_the_whole_bank() -> None:
         ({"neighbourhood": 2}, "neighbourhood"),
         ({"neighbours": 0}, "neighbours"),
         ({"sigma": -1.0}, "sigma"),
+        ({"bank_limit": 1}, "bank_limit"),
+        ({"search": "annoy"}, "search"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, float], named: str) -> None:
