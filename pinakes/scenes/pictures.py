@@ -10,11 +10,14 @@ from matplotlib.colors import hsv_to_rgb
 from torch import Tensor
 
 from pinakes.data.base import DataInfo, Sample
+from pinakes.scenes.relations import RELATIONS
 from pinakes.scenes.world import GAMMA
 from pinakes.tasks.base import Panel, to_pixels
 
-_MOVES = 8.0
-"""Movement, in pixels of a picture 64 pixels high, that has the strongest colour."""
+_STUFF = ((0.15, 0.15, 0.15), (0.82, 0.82, 0.8))
+"""Colours of background and ground, which are no things."""
+_VIVID = (0, 2, 4, 6, 8, 10, 12, 16, 18, 5)
+"""Colours of the palette "tab20" that are neither grey nor much alike."""
 
 
 def _painted(values: Float[Tensor, "height width"], colours: str) -> np.ndarray:
@@ -25,19 +28,21 @@ def _painted(values: Float[Tensor, "height width"], colours: str) -> np.ndarray:
     return (matplotlib.colormaps[colours](scaled.numpy())[..., :3] * 255).astype(np.uint8)
 
 
-def _numbered(ids: Int[Tensor, "height width"]) -> np.ndarray:
-    """Ids in colours of their own, 0 in dark grey."""
-    palette = np.array([matplotlib.colormaps["tab20"](i)[:3] for i in range(20)])
-    painted = palette[(ids.numpy() - 1) % 20]
-    painted[ids.numpy() == 0] = 0.15
-    return (painted * 255).astype(np.uint8)
+def _numbered(ids: Int[Tensor, "height width"], stuff: int = 1) -> np.ndarray:
+    """Ids in colours of their own; the first are grey."""
+    palette = np.array([*_STUFF[:stuff], *(matplotlib.colormaps["tab20"](i)[:3] for i in _VIVID)])
+    places = torch.where(ids < stuff, ids, stuff + (ids - stuff) % len(_VIVID))
+    return (palette[places.numpy()] * 255).astype(np.uint8)
 
 
 def _moving(flow: Float[Tensor, "2 height width"]) -> np.ndarray:
-    """Direction as hue, length as strength of colour."""
+    """Direction as hue, length as strength of colour, which all but the largest movements of the picture share out."""
     hue = torch.atan2(flow[1], flow[0]) / (2 * np.pi) + 0.5
-    length = flow.square().sum(0).sqrt() / (_MOVES * flow.shape[1] / 64)
-    colours = np.stack([hue.numpy(), length.clamp(0, 1).numpy(), np.ones(hue.shape)], axis=-1)
+    length = flow.square().sum(0).sqrt()
+    strength = length / torch.quantile(length.flatten()[:: max(1, length.numel() // 10000)], 0.98).clamp_min(
+        0.5
+    )
+    colours = np.stack([hue.numpy(), strength.clamp(0, 1).numpy(), np.ones(hue.shape)], axis=-1)
     return (hsv_to_rgb(colours) * 255).astype(np.uint8)
 
 
@@ -48,7 +53,7 @@ def _gamma(light: Float[Tensor, "3 height width"]) -> np.ndarray:
 _MAPS: dict[str, tuple[str, Callable[[Tensor], np.ndarray]]] = {
     "image_right": ("right picture", to_pixels),
     "image_2": ("second picture", to_pixels),
-    "semantic": ("classes", _numbered),
+    "semantic": ("classes", lambda ids: _numbered(ids, stuff=2)),
     "instance": ("things", lambda ids: _numbered(ids if ids.ndim == 2 else ids[0])),
     "depth": ("depth", lambda depth: _painted(-depth.log(), "viridis")),
     "depth_2": ("second depth", lambda depth: _painted(-depth.log(), "viridis")),
@@ -70,6 +75,10 @@ def _words(sample: Sample, info: DataInfo) -> str:
         return f"{sample['question']} {sample['answer']}"
     if "caption" in sample:
         return str(sample["caption"])
+    if len(sample.get("triplets", ())):
+        subject, relation, target = sample["triplets"][0].tolist()
+        first, second = (info.classes[int(sample["labels"][i])] for i in (subject, target))
+        return f"{first} {RELATIONS[relation]} {second}"
     named = [info.classes[int(sample["label"])]] if "label" in sample and info.classes else []
     named += [str(sample["kind"])] if "kind" in sample else []
     named += [f"group {int(sample['group'])}"] if "group" in sample else []

@@ -129,6 +129,8 @@ def _names(scene: Scene, among: Sequence[int]) -> dict[int, str]:
 def questions(rng: np.random.Generator, scene: Scene, among: Sequence[int]) -> list[Question]:
     """Questions with one right answer each, as many of "yes" as of "no", in random order.
 
+    Size is asked of several things only: the camera goes as near as its things allow, so one alone always looks large.
+
     Args:
         rng: Source of every random choice.
         scene: The scene.
@@ -151,7 +153,8 @@ def questions(rng: np.random.Generator, scene: Scene, among: Sequence[int]) -> l
         thing = scene.things[i]
         found.append(Question(f"what colour is the {name}?", thing.colour, "colour"))
         found.append(Question(f"what texture is the {name}?", TEXTURE_WORDS[thing.texture], "texture"))
-        found.append(Question(f"what size is the {name}?", thing.scale, "size"))
+        if len(among) > 1:
+            found.append(Question(f"what size is the {name}?", thing.scale, "size"))
     names = _names(scene, among)
     related = relations(scene, among)
     for relation in related:
