@@ -59,6 +59,8 @@ class Method(LightningModule):
     """The fewest training samples that the method can be fitted on."""
     training_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 1}
     """Training settings that suit the method where the user gives none."""
+    export_obstacle: ClassVar[str] = ""
+    """Why the method cannot be exported as a graph; an empty string where it can."""
 
     options: dict[str, Any]
     info: DataInfo
@@ -180,23 +182,38 @@ class Method(LightningModule):
             self.save(plan.out)
         return self
 
-    def predict(self, inputs: Inputs, *, batch_size: int = 32) -> Prediction:
-        """Answers images, a batch, files or a data set.
+    def predict(
+        self, inputs: Inputs, *, batch_size: int = 32, tile: int | None = None, overlap: int | None = None
+    ) -> Prediction:
+        """Answers images, a batch, files or a data set; large images tile by tile, if wanted.
 
         Args:
             inputs: Images (batch, channels, height, width) or one (channels, height, width) in [0, 1]; a dict as
                 the task states; an image file, a folder or a list of them; or a data set.
-            batch_size: Samples at a time, for files and data sets.
+            batch_size: Samples at a time, for files and data sets; tiles at a time.
+            tile: Side in pixels of the squares of the original image that are each stretched to the method's size.
+                A score of the image is then that of its worst tile; a map has the image's own resolution.
+            overlap: Pixels that neighbouring tiles share; by default a quarter of `tile`.
 
         Returns:
-            What the task states: for tensors and batches on the method's device, else gathered on the CPU.
+            What the task states: for tensors and batches on the method's device, else gathered on the CPU. With
+            `tile`, as `pinakes.engine.tiling.predict_tiled` says.
 
         Raises:
-            UserError: If the method is not fitted.
+            UserError: If the method is not fitted, or its answers cannot be put together from tiles.
             ValueError: If a batch is not as the task states; the message names the field.
         """
         if not self.is_built:
             raise UserError(f"{type(self).__name__} is not fitted yet; call fit, or load a fitted one")
+        if tile is not None:
+            # imported by name: how large images are cut is not code that claims depend on
+            tiling = importlib.import_module("pinakes.engine.tiling")
+            answer: Prediction = tiling.predict_tiled(
+                self, inputs, tiling.Tiling(tile, overlap), batch_size=batch_size
+            )
+            return answer
+        if overlap is not None:
+            raise UserError("overlap: is that of tiles; give tile as well")
         if isinstance(inputs, Tensor):
             inputs = {"image": inputs[None] if inputs.ndim == 3 else inputs}
         if isinstance(inputs, Mapping):
@@ -265,6 +282,22 @@ class Method(LightningModule):
             info=self.info,
             tensors=self.state_dict(),
         )
+
+    def export(self, path: str | Path, **settings: Any) -> Any:
+        """Writes the fitted method as a plain graph, ONNX or TorchScript, and a JSON that describes it.
+
+        Args:
+            path: The file to write.
+            **settings: `to`, `size` and `tolerance`, as `pinakes.engine.export.export` takes them.
+
+        Returns:
+            The files written, and how far each output of the graph was from the method's when it was checked.
+
+        Raises:
+            UserError: If the method is not fitted, cannot be exported, or the graph does not agree with it.
+        """
+        # imported by name: how a method is passed on is not code that its results depend on
+        return importlib.import_module("pinakes.engine.export").export(self, path, **settings)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu") -> Self:

@@ -74,6 +74,18 @@ def predict(
     batch_size: BatchSize = 32,
     workers: Workers = LOADERS,
     device: Device = "auto",
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            "--tile", metavar="N", min=1, help="Answer large images in squares of N of their own pixels."
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            "--overlap", metavar="M", min=0, help="Pixels that neighbouring tiles share; a quarter of --tile."
+        ),
+    ] = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Ask a fitted method about images; writes predictions.jsonl and a picture for each image."""
@@ -91,6 +103,8 @@ def predict(
             batch_size=batch_size,
             workers=workers,
             progress=shows_progress(),
+            tile=tile,
+            overlap=overlap,
         )
     note_skipped(written.skipped)
     note(f"{written.count} predictions: {written.file}")

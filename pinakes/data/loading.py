@@ -10,6 +10,7 @@ from pinakes.data import layouts
 from pinakes.data.base import TaskData
 from pinakes.data.sources import SOURCES, Loader, Request, loader
 from pinakes.data.spec import Spec, check_size, read_options, to_int, to_size
+from pinakes.data.tiles import Tiling, tiled
 from pinakes.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def load_data(
         spec: `SCHEME:PATH?key=value&...` (schemes mvtec, folder, coco), a built-in set (`digits`, `textures`,
             `faces`) with options after a question mark, a path whose layout is recognised, or a `TaskData`,
             which is only arranged, whatever the other arguments. Every source takes the options size, seed and
-            channels; some tasks read options of their own, such as `seen` and `unknown`.
+            channels; those that read files take tile and overlap, in pixels, to cut large images; some tasks read
+            options of their own, such as `seen` and `unknown`.
         task: The task to arrange the data for, or its name.
         size: Side, or height and width, in pixels; goes before the spec's own. By default the size of the images
             if all share one of at most 256 pixels a side, else 256 x 256.
@@ -77,7 +79,11 @@ def _load(text: str | Path, size: int | tuple[int, int] | None, seed: int, skip_
     load = loader(spec.scheme)
     wishes = _wishes(spec, load)
     own = replace(spec, options={name: word for name, word in spec.options.items() if name not in wishes})
-    options = read_options(load, own, {"size": to_size, "seed": to_int, "channels": _to_channels})
+    options = read_options(load, own, SHARED)
+    tile, overlap = options.pop("tile", None), options.pop("overlap", None)
+    if tile is None and overlap is not None:
+        raise UserError("the option 'overlap' is that of tiles; give tile as well")
+    tiling = None if tile is None else Tiling(tile, overlap)
     words = dict(spec.options)
     if size is not None:
         options["size"] = check_size(size)
@@ -95,12 +101,14 @@ def _load(text: str | Path, size: int | tuple[int, int] | None, seed: int, skip_
         skip_bad=skip_bad,
     )
     data = load(request, **options)
+    if tiling is not None:
+        data = tiled(data, tiling)
     return replace(data, wishes=wishes) if wishes else data
 
 
 def _wishes(spec: Spec, load: Loader) -> dict[str, str]:
     """The options that are for a task: no option of the source or of all sources, but of some task."""
-    own = {*inspect.signature(load).parameters, "size", "seed", "channels"}
+    own = {*inspect.signature(load).parameters, *SHARED}
     others = [name for name in spec.options if name not in own]
     known = (
         {name for task in pinakes.tasks.names() for name in pinakes.tasks.get(task).options} if others else ()
@@ -127,3 +135,7 @@ def _to_channels(name: str, word: str) -> int:
     if word not in {"1", "3"}:
         raise UserError(f"the option '{name}' must be 3 (colour) or 1 (grey), got '{word}'")
     return int(word)
+
+
+SHARED = {"size": to_size, "seed": to_int, "channels": _to_channels, "tile": to_int, "overlap": to_int}
+"""The options that every source takes, with what reads them."""

@@ -53,6 +53,15 @@ class View(Dataset[Sample]):
         """The name of each sample."""
         return self._stated("path", lambda part: getattr(part, "paths", range(len(part))))
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What each sample is a part of."""
+        parts = self._parts()
+        if not any(hasattr(part, "groups") for part in parts.values()):
+            return tuple(str(index) for index in range(len(self)))
+        known = {key: (number, groups_of(part)) for number, (key, part) in enumerate(parts.items())}
+        return tuple(f"{known[id(part)][0]}/{known[id(part)][1][index]}" for part, index in self.picks)
+
     def fingerprint(self) -> str:
         """Changes when the sets, the choice or the fields do."""
         parts = self._parts()
@@ -104,3 +113,9 @@ def kinds_of(part: SampleSet) -> Sequence[str]:
     if stated is not None:
         return stated
     return [str(part[index].get("kind", "")) for index in range(len(part))]
+
+
+def groups_of(part: SampleSet) -> Sequence[str]:
+    """What each sample is a part of, such as the image of a tile; where the set states nothing, each is its own."""
+    stated: Sequence[str] | None = getattr(part, "groups", None)
+    return stated if stated is not None else [str(index) for index in range(len(part))]

@@ -82,7 +82,8 @@ class Lab:
         """Fits and judges both sides with every seed.
 
         Both get the same data, order, seed and settings. A spec that states no seed is loaded with the duel's, so
-        that each seed has images of its own. Parameters of the same name and shape start equal.
+        that each seed has images of its own. Parameters of the same name and shape start equal. A side is
+        given those training samples that it has a use for; none are held out unless `hold_out` says so.
 
         Args:
             ours: The paper's method.
@@ -149,7 +150,7 @@ class Lab:
         return Trial(metric, tuple(pairs), unit=unit, device=device_name(self.device))
 
     def _settings(self, settings: Mapping[str, Any], seconds: float | None, seed: int) -> dict[str, Any]:
-        given = {**settings, "seed": seed, "device": str(self.device)}
+        given = {"hold_out": 0.0, **settings, "seed": seed, "device": str(self.device)}
         if seconds is not None:
             limit = min(seconds, QUICK_SECONDS) if self.quick else seconds
             return given | {"time_limit": limit, "steps": ENDLESS}
@@ -191,8 +192,11 @@ def _once(
     spent, figures = {}, {}
     for side, method in methods.items():
         with blamed(side, seed):
-            spent[side] = learn(method, data, plan)
+            fitted, held_out = method.divide(data, plan)
+            spent[side] = learn(method, fitted, plan)
             with isolated(seed):
+                if held_out is not None:
+                    method.calibrate(held_out, plan)
                 found = method.evaluate(data)
             if metric not in found:
                 raise UserError(f"metric: {spec} gives no '{metric}'{suggest(metric, found)}")

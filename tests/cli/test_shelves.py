@@ -98,7 +98,7 @@ assert not heavy, heavy
 
 def test_completion_offers_methods_tasks_shelves_and_sets() -> None:
     assert [slug for slug, _ in completion.slugs("patch")] == ["patchcore"]
-    assert [word for word, _ in completion.slug_list("a")] == ["all"]
+    assert [word for word, _ in completion.slug_list("al")] == ["all"]
     assert [word for word, _ in completion.slug_list("x,patch")] == ["x,patchcore"]
     assert completion.tasks("an") == ["anomaly"]
     assert [name for name, _ in completion.shelves("an")] == ["anomaly"]

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from pinakes import UserError
-from pinakes.data.base import DataInfo, TaskData
+from pinakes.data.base import DataInfo, SampleSet, TaskData
+from pinakes.data.views import chosen, labels_of
 from pinakes.engine.plan import TrainingPlan
 from pinakes.lab.claims import Claim, Lab, NotTestable, Trial, claim, claims_of, not_testable
 from pinakes.lab.fairness import SideFailed, UnequalBudgets, share_start
@@ -273,3 +275,24 @@ def test_a_claim_must_say_what_and_where() -> None:
     with pytest.raises(ValueError, match="reason"):
         not_testable("")
     assert not_testable("too large") == NotTestable("too large")
+
+
+class NormalLine(Line):
+    """Has no use for training images labelled as anomalous."""
+
+    def divide(self, data: TaskData, plan: TrainingPlan) -> tuple[TaskData, SampleSet | None]:
+        assert plan.hold_out == 0
+        normal = [i for i, label in enumerate(labels_of(data.train)) if not label]
+        return replace(data, train=chosen(data.train, normal)), None
+
+
+def test_each_side_of_a_duel_learns_from_what_it_has_a_use_for() -> None:
+    methods = []
+
+    def normal_line() -> Method:
+        methods.append(NormalLine())
+        return methods[-1]
+
+    data = "textures?size=32&n=48&seen=scratch&shots=2"
+    Lab(seeds=1, device="cpu").duel(ours=Line, baseline=normal_line, data=data, metric="auroc", steps=14)
+    assert len(set(methods[0].order)) == 48

@@ -75,3 +75,51 @@ def test_folder_that_cannot_be_written_is_named(detector: Method, tmp_path: Path
     images = write_images(tmp_path, ["a.png"])
     with pytest.raises(UserError, match=r"a\.png/out: cannot be written"):
         write_predictions(detector, images, images[0] / "out")
+
+
+def write_large(path: Path, size: tuple[int, int]) -> Path:
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_tiled_images_keep_their_resolution_and_get_small_pictures(
+    detector: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [write_large(tmp_path / "a.png", (90, 150)), write_large(tmp_path / "b.png", (40, 64))]
+    monkeypatch.setattr(predictions, "SHOWN_SIDE", 60)
+    written = write_predictions(detector, images, tmp_path / "out", tile=48, overlap=8, batch_size=5)
+    lines = lines_of(written.file)
+    expected = detector.predict(images, tile=48, overlap=8)
+    assert [line["score"] for line in lines] == pytest.approx(expected["score"].tolist(), rel=1e-4)
+    for line, whole, size in zip(lines, expected["map"], [(90, 150), (40, 64)], strict=True):
+        stored = np.load(written.folder / str(line["map"]))
+        assert (stored.dtype, stored.shape) == (np.float16, size)
+        np.testing.assert_allclose(stored, whole.numpy(), rtol=2e-3)
+        with Image.open(written.folder / str(line["picture"])) as picture:
+            assert picture.height < 250
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_overlap_without_tile_is_named(detector: Method, tmp_path: Path) -> None:
+    images = write_images(tmp_path, ["a.png"])
+    with pytest.raises(UserError, match="overlap"):
+        write_predictions(detector, images, tmp_path / "out", overlap=4)
+
+
+def test_an_image_that_fails_between_tiles_leaves_no_half_map(
+    detector: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = write_large(tmp_path / "a.png", (90, 150))
+    calls = iter(range(100))
+    predict = detector.predict
+
+    def interrupted(*args: object, **settings: object) -> object:
+        if next(calls) == 12:
+            raise KeyboardInterrupt
+        return predict(*args, **settings)  # type: ignore[arg-type]  # passed on as they are
+
+    monkeypatch.setattr(detector, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(detector, image, tmp_path / "out", tile=32, overlap=0, batch_size=1)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from pinakes.data.base import DataInfo, SampleSet, TaskData
 from pinakes.data.splits import hold_out
-from pinakes.data.views import chosen, labels_of
+from pinakes.data.views import chosen, groups_of, labels_of
 from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError
 from pinakes.method import Method
@@ -97,18 +97,26 @@ class Scorer(Method):
             return data, None
         if data.val is not None and len(data.val):
             return data, data.val
-        if len(normal) < FEWEST_TO_DIVIDE:
+        groups = groups_of(data.train)
+        images = list(dict.fromkeys(groups[i] for i in normal))
+        if len(images) < FEWEST_TO_DIVIDE:
             return data, None
-        held = hold_out([str(i) for i in normal], [""] * len(normal), plan.hold_out, plan.seed)
-        fitted = sorted([i for place, i in enumerate(normal) if place not in held] + anomalous)
+        places = hold_out(images, [""] * len(images), plan.hold_out, plan.seed)
+        held = {images[place] for place in places}
+        fitted = sorted([i for i in normal if groups[i] not in held] + anomalous)
         return replace(data, train=chosen(data.train, fitted)), chosen(
-            data.train, [normal[place] for place in sorted(held)]
+            data.train, [i for i in normal if groups[i] in held]
         )
 
     def calibrate(self, samples: SampleSet, plan: TrainingPlan) -> None:
-        """Keeps the scores of held-out normal images."""
-        scores = [self.predict_step(batch)["score"] for batch in self.batches(samples, plan, "threshold")]
-        self.held_out_scores = torch.cat(scores).float().sort().values
+        """Keeps the scores of held-out normal images; of an image in tiles, that of its worst tile."""
+        scores = torch.cat(
+            [self.predict_step(batch)["score"] for batch in self.batches(samples, plan, "threshold")]
+        ).float()
+        place = {name: place for place, name in enumerate(dict.fromkeys(groups_of(samples)))}
+        of_image = torch.tensor([place[name] for name in groups_of(samples)], device=scores.device)
+        worst = scores.new_full((len(place),), -torch.inf).scatter_reduce(0, of_image, scores, "amax")
+        self.held_out_scores = worst.sort().values
         self.false_alarms = torch.tensor(plan.false_alarms, device=self.device)
         if plan.false_alarms * (len(self.held_out_scores) + 1) < 1:
             log.warning(

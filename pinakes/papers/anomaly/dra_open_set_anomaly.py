@@ -216,7 +216,9 @@ class DRA(Detector):
     uses_anomalies = True
     training_defaults = {"steps": 200, "batch_size": 8, "clip": 1.0}
     references: Tensor
+    """The normal images that the residual head compares with."""
     shown: Tensor
+    """1 where training showed labelled anomalies, else 0."""
 
     def __init__(
         self,
