@@ -31,7 +31,9 @@ class ImageClassifier(nn.Module):
         """The last feature map of images in [0, 1]."""
         return self.backbone(image)[-1]
 
-    def features(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+    def features(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features"]:
         """The mean over the last feature map of images in [0, 1]."""
         return self.maps(image).mean((2, 3))
 
