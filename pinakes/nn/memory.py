@@ -52,31 +52,40 @@ def greedy_coreset(
     """
     if not 1 <= size <= len(features):
         raise ValueError(f"size: expected 1 to {len(features)} (the number of patches), got {size}")
-    basis = random_projection(features, projection, generator)
+    project = RandomProjection(features, projection, generator)
     first = _at_random(features, generator)
-    return farthest_first(projected(features, basis), size, first=first, progress=progress)[0]
+    return farthest_first(project(features), size, first=first, progress=progress)[0]
 
 
-def random_projection(
-    features: Float[Tensor, "rows features"], dimensions: int, generator: torch.Generator | None = None
-) -> Float[Tensor, "features dimensions"] | None:
-    """Random orthonormal axes for such rows, scaled to keep squared distances on average; None if rows are no wider.
+class RandomProjection:
+    """A projection on random orthonormal axes that keeps squared distances on average.
+
+    Args:
+        rows: Rows of the kind that is projected; their mean is taken off.
+        dimensions: Number of axes; rows that are no wider than that keep their own.
+        generator: Source of the axes, on the rows' device.
 
     Source: Johnson and Lindenstrauss, Extensions of Lipschitz mappings into a Hilbert space, 1984.
     """
-    width = features.shape[1]
-    if width <= dimensions:
-        return None
-    gaussian = torch.randn(width, dimensions, generator=generator, device=features.device)
-    axes = torch.linalg.qr(gaussian).Q * (width / dimensions) ** 0.5
-    return axes.to(features.dtype)
 
+    def __init__(
+        self,
+        rows: Float[Tensor, "rows features"],
+        dimensions: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        width = rows.shape[1]
+        self.centre = rows.mean(0)
+        self.axes: Tensor | None = None
+        if width > dimensions:
+            gaussian = torch.randn(width, dimensions, generator=generator, device=rows.device)
+            self.axes = (torch.linalg.qr(gaussian).Q * (width / dimensions) ** 0.5).to(rows.dtype)
 
-def projected(
-    features: Float[Tensor, "rows _features"], basis: Float[Tensor, "_features _dimensions"] | None
-) -> Float[Tensor, "rows _width"]:
-    """The rows in the basis, or as they are without one."""
-    return features if basis is None else features @ basis
+    def __call__(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows dimensions"]:
+        """Projects rows."""
+        if self.axes is None:
+            return rows - self.centre
+        return torch.addmm(-(self.centre @ self.axes), rows, self.axes)
 
 
 def farthest_first(
@@ -95,7 +104,7 @@ def farthest_first(
     those rows falls below that bound. The choice is the same as by brute force.
 
     Args:
-        rows: The rows to choose from.
+        rows: The rows to choose from, best with a mean near 0: squares are subtracted.
         size: How many to choose at most.
         first: The first choice; by default the farthest from what `nearest` tells of.
         nearest: Distances of the rows to those chosen earlier, of which they are no part; by default there are none.
@@ -107,8 +116,7 @@ def farthest_first(
         nearest chosen one.
     """
     count = len(rows)
-    rows = rows - rows.mean(0)
-    squared = rows.square().sum(1)
+    squared = torch.linalg.vector_norm(rows, dim=1).square()
     chosen = torch.empty(min(size, count), dtype=torch.int64, device=rows.device)
     distances = torch.full_like(squared, torch.inf) if nearest is None else nearest.square()
     limit = until**2 if until >= 0 else -torch.inf
@@ -131,7 +139,8 @@ def farthest_first(
                     break
                 chosen[taken] = order[best]
                 taken += 1
-                torch.minimum(distance, _squared_distances(row, row_squared, best[None])[:, 0], out=distance)
+                found = _squared_distances(row, row_squared, row[best, None], row_squared[best])
+                torch.minimum(distance, found[:, 0], out=distance)
                 distance[best] = -torch.inf
             bar.update(taken - settled)
             if taken == settled:
@@ -141,13 +150,16 @@ def farthest_first(
 
 
 def _settle(distances: Tensor, rows: Tensor, squared: Tensor, chosen: Tensor) -> None:
-    for latest in chosen.split(256) if len(chosen) else ():
-        torch.minimum(distances, _squared_distances(rows, squared, latest).amin(1), out=distances)
+    for start in range(0, len(rows) if len(chosen) else 0, BANK_BLOCK):
+        some = slice(start, start + BANK_BLOCK)
+        for latest in chosen.split(256):
+            found = _squared_distances(rows[some], squared[some], rows[latest], squared[latest])
+            torch.minimum(distances[some], found.amin(1), out=distances[some])
     distances[chosen] = -torch.inf
 
 
-def _squared_distances(rows: Tensor, squared: Tensor, indices: Tensor) -> Tensor:
-    return torch.addmm(squared[:, None], rows, rows[indices].T, alpha=-2) + squared[indices]
+def _squared_distances(rows: Tensor, squared: Tensor, others: Tensor, others_squared: Tensor) -> Tensor:
+    return torch.addmm(squared[:, None], rows, others.T, alpha=-2).add_(others_squared)
 
 
 def _at_random(rows: Tensor, generator: torch.Generator | None) -> int:
@@ -155,7 +167,7 @@ def _at_random(rows: Tensor, generator: torch.Generator | None) -> int:
 
 
 class StreamedCoreset:
-    """Rows that cover all rows of a stream, found in one pass and in the memory of `limit` rows.
+    """Rows that cover all rows of a stream, found in one pass and in the memory of `limit` rows and their projections.
 
     Up to the limit all rows are kept. When there is no room for another, a farthest-first choice of half the limit
     stays, and a radius is noted: the sum of the cover radii of all such choices. From then on a row that lies within
@@ -206,8 +218,8 @@ class StreamedCoreset:
         self.radius = 0.0
         self._held = 0
         self._rows = torch.empty(0)
-        self._sketch: Tensor | None = None
-        self._basis: Tensor | None = None
+        self._project: RandomProjection | None = None
+        self._sketch = torch.empty(0)
 
     def __len__(self) -> int:
         return self._held
@@ -236,7 +248,11 @@ class StreamedCoreset:
         """
         if size >= self._held:
             return self.rows.clone()
-        chosen, _ = self._choice(size, progress)
+        if self._project is None:
+            options: dict[str, Any] = {"projection": self.projection, "generator": self.generator}
+            return self.rows[greedy_coreset(self.rows, size, progress=progress, **options)]
+        first = _at_random(self.rows, self.generator)
+        chosen, _ = farthest_first(self._sketch[: self._held], size, first=first, progress=progress)
         return self.rows[chosen]
 
     def _take(self, rows: Tensor) -> Tensor:
@@ -245,8 +261,9 @@ class StreamedCoreset:
         if self.radius == 0:
             self._append(rows[:room])
             return rows[room:]
-        sketch = projected(rows, self._basis)
-        distances, _ = nearest_neighbours(sketch, self._covering())
+        assert self._project is not None
+        sketch = self._project(rows)
+        distances, _ = nearest_neighbours(sketch, self._sketch[: self._held])
         new = torch.nonzero(distances[:, 0] > self.radius)[:, 0]
         if len(new) == 0:
             return rows[:0]
@@ -261,27 +278,19 @@ class StreamedCoreset:
     def _append(self, rows: Tensor) -> None:
         end = self._held + len(rows)
         self._rows[self._held : end] = rows
-        if self._sketch is not None:
-            self._sketch[self._held : end] = projected(rows, self._basis)
+        if self._project is not None:
+            self._sketch[self._held : end] = self._project(rows)
         self._held = end
 
-    def _covering(self) -> Tensor:
-        return self.rows if self._sketch is None else self._sketch[: self._held]
-
-    def _choice(self, size: int, progress: bool = False) -> tuple[Tensor, float]:
-        if self._sketch is None and self._rows.shape[1] > self.projection:
-            self._basis = random_projection(self._rows, self.projection, self.generator)
-            self._sketch = projected(self._rows, self._basis)
-        covering = self._covering()
-        first = _at_random(covering, self.generator)
-        return farthest_first(covering, size, first=first, progress=progress)
-
     def _thin(self) -> None:
-        chosen, radius = self._choice(self.limit // 2)
+        if self._project is None:
+            self._project = RandomProjection(self._rows, self.projection, self.generator)
+            self._sketch = self._project(self._rows)
+        first = _at_random(self._rows, self.generator)
+        chosen, radius = farthest_first(self._sketch, self.limit // 2, first=first)
         chosen = chosen.sort().values
-        for tensor in (self._rows, self._sketch):
-            if tensor is not None:
-                _move_up(tensor, chosen)
+        _move_up(self._rows, chosen)
+        _move_up(self._sketch, chosen)
         self._held = len(chosen)
         self.radius += radius
         self.thinned += 1

@@ -12,12 +12,12 @@ from pinakes import UserError
 from pinakes.nn.memory import (
     BANK_BLOCK,
     FaissSearch,
+    RandomProjection,
     StreamedCoreset,
     check_search,
     farthest_first,
     greedy_coreset,
     nearest_neighbours,
-    random_projection,
 )
 
 FAISS = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
@@ -74,12 +74,17 @@ def test_a_coreset_of_impossible_size_is_refused(size: int) -> None:
 
 
 def test_a_projection_has_orthogonal_axes_and_keeps_squared_distances_on_average() -> None:
-    rows = torch.randn(400, 96, generator=torch.Generator().manual_seed(0))
-    basis = random_projection(rows, 32, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(basis.T @ basis, 3 * torch.eye(32), rtol=1e-4, atol=1e-4)
-    ratio = (rows @ basis).square().sum(1).mean() / rows.square().sum(1).mean()
+    rows = 5 + torch.randn(400, 96, generator=torch.Generator().manual_seed(0))
+    project = RandomProjection(rows, 32, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(project.axes.T @ project.axes, 3 * torch.eye(32), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(project(rows).mean(0), torch.zeros(32), rtol=0, atol=1e-4)
+    ratio = project(rows).square().sum(1).mean() / (rows - rows.mean(0)).square().sum(1).mean()
     assert abs(ratio.item() - 1) < 0.05
-    assert random_projection(rows, 96) is None
+
+
+def test_rows_no_wider_than_the_projection_keep_their_distances() -> None:
+    rows = clumps(50)
+    torch.testing.assert_close(torch.pdist(RandomProjection(rows, 8)(rows)), torch.pdist(rows))
 
 
 def test_farthest_first_stops_once_all_rows_are_near_and_goes_on_from_earlier_choices() -> None:

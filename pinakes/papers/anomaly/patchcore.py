@@ -17,7 +17,9 @@ The equations that the code follows:
 The map holds the patch distances, upsampled bilinearly and smoothed by a Gaussian of sigma 4 (section 3.3).
 
 Differences from the paper: the default backbone is the embedded `pinakes/tiny_conv`, which needs no download; the
-paper's is `timm/wide_resnet50_2`. The paper names b but not its value; 9 is what public implementations use.
+paper's is `timm/wide_resnet50_2`. The paper names b but not its value; 9 is what public implementations use. The
+authors' code projects on 128 Gaussian directions; 256 orthonormal ones cover better and cost little more. Beyond
+`bank_limit` patches the coreset is chosen in a stream, of which the paper does not speak.
 """
 
 from collections.abc import Sequence
@@ -119,7 +121,7 @@ class PatchCore(Detector):
         layers: Its feature levels, the finest first; 2 and 3 are the paper's layer2 and layer3 of a ResNet.
         neighbourhood: Side of the square of cells averaged around each patch; odd.
         coreset_ratio: Share of the patches that the bank keeps, above 0 to 1; 1 keeps all.
-        projection: Dimensions of the random projection in which the coreset is chosen.
+        projection: Dimensions of the random projection in which the coreset is chosen; all, where patches have fewer.
         neighbours: b, how many bank members around the nearest one re-weight the image score; 1 leaves it as it is.
         sigma: Standard deviation of the map's Gaussian in pixels.
         bank_limit: The most patches that fitting holds, 2 or more. Up to it the coreset is chosen from all patches;
