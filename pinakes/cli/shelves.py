@@ -52,7 +52,8 @@ def show_paper(slug: Slug, json: AsJson = False) -> None:
         return
     typer.secho(f"{paper.slug}: {paper.title}", bold=True)
     typer.echo(f"{paper.authors}, {paper.venue}, {paper.url}")
-    typer.echo(f"shelf {paper.shelf}, task {paper.task}, code: {paper.code}\n")
+    role = "baseline, " if paper.baseline else ""
+    typer.echo(f"{role}shelf {paper.shelf}, task {paper.task}, code: {paper.code}\n")
     typer.echo(f"{paper.idea}\n")
     if options:
         print_table(
@@ -73,8 +74,8 @@ def _print_papers(papers: list[catalogue.Paper], json: bool) -> None:
         print_json([_entry(paper) for paper in papers])
         return
     print_table(
-        ("method", "title", "venue", "task", "shelf"),
-        [(p.slug, p.title, p.venue, p.task, p.shelf) for p in papers],
+        ("method", "title", "venue", "task", "shelf", "role"),
+        [(p.slug, p.title, p.venue, p.task, p.shelf, "baseline" if p.baseline else "paper") for p in papers],
     )
 
 

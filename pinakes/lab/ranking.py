@@ -59,7 +59,7 @@ def _row(paper: Paper, results: Sequence[CellResult]) -> Row:
     return Row(
         slug=paper.slug,
         title=paper.title,
-        citation=f"{paper.authors}, {paper.venue}",
+        citation=f"{paper.authors}, {paper.venue}{' · baseline' if paper.baseline else ''}",
         url=paper.url,
         seeds=tuple(result.seed for result in good),
         metrics={name: Estimate(tuple(r.metrics.get(name, nan) for r in good)) for name in names},
