@@ -15,6 +15,7 @@ class ImageClassifier(nn.Module):
         channels: Channels of the images.
 
     Example:
+        >>> import torch
         >>> classifier = ImageClassifier("pinakes/tiny_conv", classes=5)
         >>> classifier(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 5])

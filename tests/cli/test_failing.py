@@ -66,10 +66,17 @@ def test_interrupt_says_how_to_continue(command: str, hint: str) -> None:
     assert text.count("\n") == 1
 
 
+def _heed_interrupts() -> None:
+    """Where the tests run in the background of a shell, the key is ignored, and processes inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_from_the_keyboard_in_the_middle_of_a_comparison(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "pinakes", "compare", "anomaly", "--data", "textures?size=32&n=8"]
     line += ["--methods", "patchcore", "--seeds", "500", "--out", "cmp"]
-    process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+    )
     while process.poll() is None and not list(tmp_path.glob("cmp/cells/*/seed-0/cell.json")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -43,7 +43,7 @@ def data(request: pytest.FixtureRequest) -> TaskData:
     folder: Path = request.getfixturevalue("test_data") / TILES
     if not folder.is_dir():
         pytest.skip(f"there is no {TILES} in PINAKES_TEST_DATA")
-    return load_data(f"mvtec:{folder}?size=64", task="anomaly")
+    return load_data(f"{folder}?size=64", task="anomaly")
 
 
 def some(data: TaskData, split: str) -> dict[str, Tensor]:
