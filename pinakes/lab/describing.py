@@ -73,9 +73,19 @@ def describe(
 
 
 def data_name(spec: str) -> str:
-    """A name for a folder from the words of a spec: the last part of its path, or the name of the set."""
+    """A name for a folder from the words of a spec: the last part of its path, or the name of the set.
+
+    Example:
+        >>> data_name("textures?size=64"), data_name("scenes:depth?n=8"), data_name("mvtec:parts/screws")
+        ('textures', 'scenes-depth', 'screws')
+    """
     parsed = Spec.parse(spec, SOURCES)
-    name = Path(parsed.path).expanduser().resolve().name if parsed.path else parsed.scheme
+    if not parsed.path:
+        name = parsed.scheme
+    elif parsed.scheme == "scenes":
+        name = f"{parsed.scheme}-{parsed.path}"
+    else:
+        name = Path(parsed.path).expanduser().resolve().name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "data"
 
 
