@@ -197,7 +197,7 @@ def _group_size(board: Leaderboard, group: str) -> str:
 
 def _name(described: Comparison) -> str:
     words = described.identity.partition("?")[0]
-    return words.rstrip("/").replace("\\", "/").rpartition("/")[2].rpartition(":")[2] or words
+    return words.rstrip("/").replace("\\", "/").rpartition("/")[2] or words
 
 
 def _first_cell(row: Row, folder: Path) -> CellResult | None:
