@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from tests import typecheck
 hook = install_import_hook(["pinakes.papers", "pinakes.nn", "pinakes.tasks"], f"{typecheck.__name__}.check")
 
 
-torch.set_num_threads(
-    1
-)  # small tensors gain nothing from more, and lose much where other work shares the cores
+# small tensors gain nothing from more, and lose much where other work shares the cores
+torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # so a shell starts what runs in its background; the tests of Ctrl-C need it heard
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -89,8 +89,8 @@ def distillation_loss(teacher: Levels, student: Levels) -> Float[Tensor, ""]:
 
     Example:
         >>> levels = [torch.rand(2, 8, 4, 4), torch.rand(2, 16, 2, 2)]
-        >>> round(distillation_loss(levels, [3 * level for level in levels]).item(), 5)
-        0.0
+        >>> abs(distillation_loss(levels, [3 * level for level in levels]).item()) < 1e-5
+        True
     """
     return torch.stack([anomaly_map(t, s).mean() for t, s in zip(teacher, student, strict=True)]).sum()
 
