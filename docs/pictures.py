@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 RUNS = ROOT / "runs" / "docs"
 COLUMNS, TILE, GAP = 6, 144, 8
-QUALITY = 80
+QUALITY, REPORT_QUALITY = 80, 65
 REPORT_SIZE = (1320, 1110)
 
 
@@ -119,7 +119,7 @@ def photograph(report: Path) -> None:
             page.goto(report.resolve().as_uri())
             shot = PICTURES / f"{name}.png"
             page.screenshot(path=shot)
-            Image.open(shot).convert("RGB").save(PICTURES / f"{name}.webp", quality=QUALITY, method=6)
+            Image.open(shot).convert("RGB").save(PICTURES / f"{name}.webp", quality=REPORT_QUALITY, method=6)
             shot.unlink()
         browser.close()
 
