@@ -15,10 +15,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the nearest known word, else the choices, ready to append to a message.
 
     Example:
-        >>> suggest("patchcor", ["patchcore", "sspcab"])
-        "; did you mean 'patchcore'?"
-        >>> suggest("zzz", ["patchcore", "sspcab"])
-        '; choose from patchcore, sspcab'
+        >>> suggest("textur", ["textures", "digits"])
+        "; did you mean 'textures'?"
+        >>> suggest("zzz", ["textures", "digits"])
+        '; choose from digits, textures'
     """
     choices = sorted(known)
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
