@@ -108,6 +108,16 @@ class Method(LightningModule):
         """Answers a checked batch on the method's device; gradients are off and the method is in eval mode."""
         raise NotImplementedError(f"{type(self).__name__} gives no predict_step")
 
+    def ready(self, data: TaskData, plan: TrainingPlan) -> None:
+        """Gets what the built method learns from besides the data, such as a trained teacher; by default nothing.
+
+        It does not count as learning: in a claim both sides may need it, and only one may find it ready.
+        """
+
+    def learnt_from(self) -> dict[str, "Method"]:
+        """Fitted methods that this one learnt from, by name, which belong beside it in a comparison."""
+        return {}
+
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
         """Fits the built method. The default trains `training_step` with the engine."""
         training.train(self, data, plan)
@@ -173,6 +183,8 @@ class Method(LightningModule):
         self.task.check_batch(first, loaded.info)
         training.claim(self, loaded, plan)
         self.to(torch_device(plan.device))
+        with isolated(plan.seed):
+            self.ready(loaded, plan)
         with isolated(plan.seed):
             self.learn(loaded, plan)
             self.eval()

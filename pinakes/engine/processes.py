@@ -189,6 +189,8 @@ def _train(rank: int, payload: bytes, stop: Event) -> Outcome:
     method: Method = kind(**options)
     with without_weights():
         method.prepare(info, seed=plan.seed)
+    with isolated(plan.seed):
+        method.ready(data, plan)
     load_tensors(method, load(weights))
     error = None
     with isolated(plan.seed):

@@ -193,6 +193,8 @@ def _once(
     for side, method in methods.items():
         with blamed(side, seed):
             fitted, held_out = method.divide(data, plan)
+            with isolated(seed):
+                method.ready(fitted, plan)
             spent[side] = learn(method, fitted, plan)
             with isolated(seed):
                 if held_out is not None:

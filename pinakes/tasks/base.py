@@ -215,6 +215,9 @@ class Task(ABC):
     ranking: ClassVar[tuple[str, str] | None] = None
     """A field of the prediction that ranks samples, and the field of the truth, 0 or 1, by which it should."""
 
+    confusion: ClassVar[tuple[str, str] | None] = None
+    """A field of the prediction that names a class, and the field of the truth with the class it should be."""
+
     @property
     def headline(self) -> Metric:
         """The metric by which leaderboards sort."""
