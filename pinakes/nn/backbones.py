@@ -5,7 +5,9 @@ A name may say where its weights come from, after an "@":
 - `timm/resnet18`: timm's pretrained weights, from the local cache or downloaded;
 - `timm/resnet18@random`: none;
 - `timm/resnet18@weights/resnet18.safetensors`: a file of yours;
-- `pinakes/tiny_conv`, `pinakes/tiny_vit`: the embedded ones, about a million parameters each.
+- `pinakes/tiny_conv`, `pinakes/tiny_vit`: the embedded ones, about a million parameters each;
+- `pinakes/resnet8`, `resnet20`, `resnet8x4`, `resnet8s2` and others: residual networks for small images, without
+  weights (`pinakes.nn.small_resnet`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,10 +22,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pinakes.errors import UserError, suggest
-from pinakes.nn import tiny
+from pinakes.nn import small_resnet, tiny
 
 EMBEDDED = {"pinakes/tiny_conv": "pinakes_tiny_conv", "pinakes/tiny_vit": "pinakes_tiny_vit"}
-assert tiny.WEIGHTS  # importing the module registers both networks with timm
+UNTRAINED = {f"pinakes/{name}": f"pinakes_{name}" for name in small_resnet.SHAPES}
+assert tiny.WEIGHTS  # importing the modules registers their networks with timm
 
 _skip_weights: ContextVar[bool] = ContextVar("skip_weights", default=False)
 
@@ -101,19 +104,21 @@ def _normalisation(network: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
 
 def _create(name: str, **settings: Any) -> nn.Module:
     base, _, weights = name.partition("@")
-    if base in EMBEDDED:
-        model_name = EMBEDDED[base]
+    ours = EMBEDDED | UNTRAINED
+    if base in ours:
+        model_name = ours[base]
     elif base.startswith("timm/"):
         model_name = base.removeprefix("timm/")
     else:
-        raise UserError(f"backbone: '{base}' is unknown{suggest(base, [*EMBEDDED, 'timm/NAME'])}")
+        raise UserError(f"backbone: '{base}' is unknown{suggest(base, [*ours, 'timm/NAME'])}")
     if not timm.is_model(model_name):
         near = suggest(model_name, timm.list_models())[:200]
         raise UserError(f"backbone: timm has no network '{model_name}'{near}")
     file = Path(weights) if weights and weights != "random" else None
     if file is not None and (not file.is_file() or file.suffix != ".safetensors"):
         raise UserError(f"backbone: {file}: is no safetensors file; give one, or @random")
-    pretrained = weights != "random" and not _skip_weights.get()
+    has_weights = file is not None or (weights != "random" and base not in UNTRAINED)
+    pretrained = has_weights and not _skip_weights.get()
     source: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     try:
         network: nn.Module = timm.create_model(model_name, pretrained=pretrained, **source, **settings)
