@@ -86,17 +86,15 @@ class Scorer(Method):
 
     def divide(self, data: TaskData, plan: TrainingPlan) -> tuple[TaskData, SampleSet | None]:
         """Leaves out anomalous images that the method has no use for, and holds out normal ones for the threshold."""
-
-        labels = labels_of(data.train) if self.task_name == "anomaly" else [0] * len(data.train)
-        normal = [i for i, label in enumerate(labels) if not label]
-        anomalous = [i for i, label in enumerate(labels) if label]
+        normal = self._normal(data.train)
+        anomalous = sorted(set(range(len(data.train))) - set(normal))
         if anomalous and not self.uses_anomalies:
             data = replace(data, train=chosen(data.train, normal))
             normal, anomalous = list(range(len(normal))), []
         if plan.hold_out == 0:
             return data, None
-        if data.val is not None and len(data.val):
-            return data, data.val
+        if data.val is not None and (usual := self._normal(data.val)):
+            return data, chosen(data.val, usual)
         groups = groups_of(data.train)
         images = list(dict.fromkeys(groups[i] for i in normal))
         if len(images) < FEWEST_TO_DIVIDE:
@@ -107,6 +105,11 @@ class Scorer(Method):
         return replace(data, train=chosen(data.train, fitted)), chosen(
             data.train, [i for i in normal if groups[i] in held]
         )
+
+    def _normal(self, part: SampleSet) -> list[int]:
+        """The places of the images that are not labelled as anomalous."""
+        labels = labels_of(part) if self.task_name == "anomaly" else [0] * len(part)
+        return [i for i, label in enumerate(labels) if not label]
 
     def calibrate(self, samples: SampleSet, plan: TrainingPlan) -> None:
         """Keeps the scores of held-out normal images; of an image in tiles, that of its worst tile."""
