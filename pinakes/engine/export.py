@@ -189,13 +189,17 @@ def _frozen(method: "Method", size: int | tuple[int, int] | None) -> "Method":
 
 
 def _output_names(method: "Method", example: Tensor) -> list[str]:
-    """The fields that the method answers and the task states.
+    """The fields that the method answers and the task states, but for words, which no graph can hold.
 
     Raises:
         UserError: If one is no tensor with one entry for each image.
     """
     stated = method.task.prediction
-    answer = {name: value for name, value in method.predict(example).items() if name in stated}
+    answer = {
+        name: value
+        for name, value in method.predict(example).items()
+        if name in stated and stated[name].dtype is not str
+    }
     for name, value in answer.items():
         if not isinstance(value, Tensor) or stated[name].dimensions[:1] != ["batch"]:
             raise UserError(

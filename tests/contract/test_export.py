@@ -25,5 +25,6 @@ def test_the_exported_graph_answers_as_the_method_does(paper: Paper, to: str, tm
         return
     found = method.export(file, to=to)
     answered = method.predict(next(export.fresh_images(method.info)))
-    assert {each.name for each in found.outputs} == set(answered) & set(method.task.prediction)
+    words = {name for name, stated in method.task.prediction.items() if stated.dtype is str}
+    assert {each.name for each in found.outputs} == set(answered) & set(method.task.prediction) - words
     assert all(each.difference <= export.TOLERANCE for each in found.outputs)
