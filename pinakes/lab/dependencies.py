@@ -6,7 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pinakes
@@ -33,8 +33,13 @@ def code_of(paper: Paper, specs: Iterable[str] = ()) -> dict[str, Path]:
     for spec in specs:
         scheme = Spec.parse(spec, SOURCES).scheme
         roots += [SOURCES[scheme].partition(":")[0]] if scheme else []
+    return _reached(roots)
+
+
+def _reached(roots: Iterable[str]) -> dict[str, Path]:
+    """Modules with whatever they import, by name."""
     found: dict[str, Path] = {}
-    waiting = roots
+    waiting = list(roots)
     while waiting:
         name = waiting.pop()
         path = _file(name)
@@ -49,9 +54,18 @@ def code_hash(paper: Paper, specs: Iterable[str] = ()) -> str:
 
     Comments, docstrings and layout leave it as it is.
     """
+    return _hash(code_of(paper, specs))
+
+
+def module_hash(name: str) -> str:
+    """The same of one module and whatever it imports."""
+    return _hash(_reached([name]))
+
+
+def _hash(modules: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
     folders = set()
-    for name, path in code_of(paper, specs).items():
+    for name, path in modules.items():
         digest.update(f"{name} {_digest(path)}\n".encode())
         folders.add(path.parent / WEIGHTS)
     for folder in sorted(folders):
