@@ -18,7 +18,8 @@ IMAGE_SUFFIXES = frozenset(
 
 KNOWN_LAYOUTS = (
     "known layouts: MVTec AD (train/good, test/KIND, ground_truth/KIND), a folder per class (CLASS/x.png, or "
-    "train/CLASS/x.png with test/CLASS/x.png), a flat folder of images, COCO (a .json of annotations)"
+    "train/CLASS/x.png with test/CLASS/x.png), a flat folder of images, COCO (a .json of annotations), "
+    "images with a mask of classes each (images/x.jpg with masks/x.png, or both in train and test)"
 )
 
 
@@ -113,6 +114,8 @@ def recognise(root: Path) -> tuple[str, Path]:
         return recognise(root / found.tops[0])
     if found.under("train", "good") or {"test", "ground_truth"} <= set(found.tops):
         return "mvtec", root
+    if is_masked(found):
+        return "masks", root
     categories = sorted({name.split("/")[0] for name in found.images if "/train/good/" in name})
     if categories:
         raise UserError(
@@ -120,6 +123,11 @@ def recognise(root: Path) -> tuple[str, Path]:
             f"such as mvtec:{root / categories[0]}"
         )
     return "folder", root
+
+
+def is_masked(found: Listing) -> bool:
+    """Whether a folder holds images with a mask of classes for each, at its top or in `train`."""
+    return any(found.under(*above, "images") and found.under(*above, "masks") for above in ((), ("train",)))
 
 
 def annotation_files(root: Path) -> list[Path]:

@@ -17,6 +17,7 @@ SOURCES = {
     "mvtec": "pinakes.data.mvtec:load",
     "folder": "pinakes.data.folder:load",
     "coco": "pinakes.data.coco:load",
+    "masks": "pinakes.data.masks:load",
     "digits": "pinakes.data.digits:load",
     "textures": "pinakes.data.textures:load",
     "faces": "pinakes.data.faces:load",
