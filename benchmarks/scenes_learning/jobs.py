@@ -98,7 +98,7 @@ JOBS = {
         "a random order", words.captions,
     ),
     "questions": Job(
-        "answers to questions", "size=32&n=6000&things=1", "pooled, and a perceptron of words", 1500, ACCURACY,
-        "the most common answer to each kind of question", words.questions,
+        "answers to questions", "size=32&n=6000&things=1", "cells that the words of the question attend to", 2400,
+        ACCURACY, "the most common answer to each kind of question", words.questions,
     ),
 }  # fmt: skip

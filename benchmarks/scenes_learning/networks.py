@@ -159,30 +159,59 @@ class Matching(nn.Module):
 
 
 class Words(nn.Module):
-    """A picture and some words, each a vector of the same width, or an answer from both.
+    """A picture and some words, each a vector of the same width.
 
     Args:
         vocabulary: Number of words.
-        outputs: Numbers in the answer; 0 for the two vectors beside each other.
         width: Width of the vectors.
     """
 
-    def __init__(self, vocabulary: int, outputs: int = 0, width: int = 64) -> None:
+    def __init__(self, vocabulary: int, width: int = 64) -> None:
         super().__init__()
         self.see = Pooled(width)
         self.read = nn.Sequential(nn.Linear(vocabulary, width), nn.ReLU(), nn.Linear(width, width))
-        layers = [nn.Linear(3 * width, 128), nn.ReLU(), nn.Linear(128, outputs)] if outputs else []
-        self.answer = nn.Sequential(*layers)
 
     def forward(
         self, image: Float[Tensor, "batch 3 height width"], words: Float[Tensor, "batch vocabulary"]
-    ) -> Float[Tensor, "batch outputs"]:
-        """The answers, or for no outputs the unit vectors of picture and words, (batch, 2, width)."""
-        seen, read = self.see(image), self.read(words)
-        if not self.answer:
-            return F.normalize(torch.stack([seen, read], 1), dim=-1)
-        answer: Tensor = self.answer(torch.cat([seen, read, seen * read], 1))
-        return answer
+    ) -> Float[Tensor, "batch 2 width"]:
+        """The unit vectors of picture and words."""
+        return F.normalize(torch.stack([self.see(image), self.read(words)], 1), dim=-1)
+
+
+class Answering(nn.Module):
+    """A picture and the words of a question: which words are seen, and which one is the answer.
+
+    Every cell of the encoder's last map has a score for every word. The question attends to the cells where its own
+    words are seen. A perceptron answers from the question, the scores of the whole picture, and features and scores
+    at those cells; to its answers are added the scores and the question's words, each weighed by the question.
+
+    Args:
+        vocabulary: Number of words.
+        width: Width of the vector of the question.
+    """
+
+    def __init__(self, vocabulary: int, width: int = 64) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.see = nn.Conv2d(WIDTHS[-1], vocabulary, 1)
+        self.read = nn.Linear(vocabulary, width)
+        self.weigh = nn.Linear(vocabulary, 3)
+        self.answer = nn.Sequential(
+            nn.Linear(width + 3 * vocabulary + WIDTHS[-1], 128), nn.ReLU(), nn.Linear(128, vocabulary)
+        )
+
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"], words: Float[Tensor, "batch vocabulary"]
+    ) -> Float[Tensor, "batch 2 vocabulary"]:
+        """Scores of each word as the answer, and as something that is seen anywhere."""
+        found = self.encoder(image)
+        scores, features = self.see(found).flatten(2), found.flatten(2)
+        seen = scores.logsumexp(2)
+        where = (words[:, None] @ scores).softmax(2).transpose(1, 2)
+        feature, there = (features @ where)[..., 0], (scores @ where)[..., 0]
+        answer = self.answer(torch.cat([self.read(words), seen, seen * words, feature, there], 1))
+        direct = self.weigh(words)[:, None] @ torch.stack([seen, there, words], 1)
+        return torch.stack([answer + direct[:, 0], seen], 1)
 
 
 class RadianceField(nn.Module):

@@ -1,4 +1,4 @@
-"""The benchmark of learned labels: its bar, its jobs, and a few steps of two of them."""
+"""The benchmark of learned labels: its bar, its jobs, and a few steps of three of them."""
 
 import math
 from dataclasses import replace
@@ -10,8 +10,11 @@ from benchmarks.scenes_learning import learn
 from benchmarks.scenes_learning.boxes import boxes_from, f1_of_boxes, in_cells
 from benchmarks.scenes_learning.jobs import JOBS
 from benchmarks.scenes_learning.measures import Measure, Outcome
+from benchmarks.scenes_learning.networks import Answering
+from benchmarks.scenes_learning.words import both_ways, words_of
 from pinakes.scenes.forms import CLASSES
 from pinakes.scenes.labels import LABELS
+from pinakes.scenes.wording import VOCABULARY
 
 
 def test_every_label_has_a_job() -> None:
@@ -28,9 +31,9 @@ def test_the_bar_is_a_third_of_the_way_from_chance_to_perfect() -> None:
     assert not error.is_met(Outcome(2.1, 3.0))
 
 
-@pytest.mark.parametrize("label", ["groups", "depth"])
+@pytest.mark.parametrize("label", ["groups", "depth", "questions"])
 def test_a_few_steps_give_a_row_and_the_same_one_again(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(JOBS, label, replace(JOBS[label], options="size=16&n=16"))
+    monkeypatch.setitem(JOBS, label, replace(JOBS[label], options="size=16&n=80"))
     row, again = (learn(label, steps=3) for _ in range(2))
     assert row["steps"] == 3
     assert math.isfinite(row["score"])
@@ -48,3 +51,32 @@ def test_the_true_cells_give_the_true_boxes() -> None:
     assert said[order].tolist() == labels.tolist()
     assert f1_of_boxes([(found, said)], samples) == 1
     assert f1_of_boxes([(found, (said + 1) % len(CLASSES))], samples) == 0
+
+
+def test_a_mirrored_question_exchanges_left_and_right_and_counts_in_the_singular() -> None:
+    samples = {
+        "image": torch.rand(2, 3, 16, 16),
+        "question": ["is the mug left of the box?", "how many boxes are there?"],
+        "label": torch.tensor([0, 2]),
+    }
+    image, words, label = both_ways(samples)
+    torch.testing.assert_close(image[2:], samples["image"].flip(3))
+    said = ["is the mug left of the box?", "how many box are there?"]
+    assert words.equal(words_of([*said, said[0].replace("left", "right"), said[1]]))
+    assert label.tolist() == [0, 2, 0, 2]
+
+
+def test_a_question_attends_to_the_cells_where_its_words_are_seen() -> None:
+    torch.manual_seed(0)
+    network = Answering(len(VOCABULARY)).eval()
+    image, words = torch.rand(2, 3, 32, 32), words_of(["what colour is the mug", "is there a cone"])
+    scores = network.see(network.encoder(image)).flatten(2)
+    expected = []
+    for question, cells, features in zip(words, scores, network.encoder(image).flatten(2), strict=True):
+        attention = torch.stack([cells[question > 0, i].sum() for i in range(cells.shape[1])]).softmax(0)
+        seen, there = cells.exp().sum(1).log(), (cells * attention).sum(1)
+        joined = [network.read(question), seen, seen * question, (features * attention).sum(1), there]
+        of_seen, of_there, of_words = network.weigh(question)
+        direct = of_seen * seen + of_there * there + of_words * question
+        expected.append(torch.stack([network.answer(torch.cat(joined)) + direct, seen]))
+    torch.testing.assert_close(network(image, words), torch.stack(expected))
