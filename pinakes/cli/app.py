@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import pinakes
-from pinakes.cli import comparing, data, doctor, exporting, fitting, shelves, using, verifying
+from pinakes.cli import comparing, data, distilling, doctor, exporting, fitting, shelves, using, verifying
 from pinakes.cli.group import Commands
 
 app = typer.Typer(
@@ -41,5 +41,5 @@ def pinakes_command(
         typer.echo(context.get_help())
 
 
-for module in (shelves, data, fitting, using, exporting, comparing, verifying, doctor):
+for module in (shelves, data, fitting, using, exporting, comparing, distilling, verifying, doctor):
     module.register(app)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 import pinakes
-from pinakes import catalogue
 from pinakes.cli import completion
 from pinakes.cli.console import kept_clear, note, print_error, print_json, print_rich, shows_progress
 from pinakes.cli.group import FAILED
@@ -26,6 +25,7 @@ from pinakes.cli.parameters import (
     Workers,
     pixels,
 )
+from pinakes.lab.subject import subject as find_subject
 
 
 def register(app: typer.Typer) -> None:
@@ -36,9 +36,13 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    task: Annotated[
+    subject: Annotated[
         str,
-        typer.Argument(metavar="TASK", help="The task, such as anomaly.", autocompletion=completion.tasks),
+        typer.Argument(
+            metavar="SUBJECT",
+            help="The task, such as anomaly, or a shelf: its methods of the task that most of them have.",
+            autocompletion=completion.subjects,
+        ),
     ],
     data: Data,
     methods: Annotated[
@@ -62,7 +66,7 @@ def compare(
         typer.Option(
             "--set",
             metavar="SLUG.NAME=VALUE",
-            help="An option of one method; may be repeated.",
+            help="An option of one method, or with all.NAME=VALUE of every one that has it; may be repeated.",
             autocompletion=completion.settings_of_methods,
         ),
     ] = None,
@@ -71,7 +75,7 @@ def compare(
     clip: Clip = None,
     workers: Workers = LOADERS,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder; runs/TASK-DATA by default.")
+        Path | None, typer.Option(metavar="DIR", help="Folder; runs/SUBJECT-DATA by default.")
     ] = None,
     skip_bad: SkipBad = False,
     json: AsJson = False,
@@ -80,30 +84,27 @@ def compare(
 
     Each finished fit is kept in the folder: the same command continues where it was stopped.
     """
-    taking_part = [paper.slug for paper in catalogue.papers(task=task)]
-    chosen = (
-        taking_part
-        if methods == "all"
-        else [catalogue.find(slug.strip()).slug for slug in methods.split(",")]
-    )
+    about = find_subject(subject, methods)
     shape = pixels(size)
 
     from pinakes.cli.options import read_settings_of_methods
     from pinakes.cli.output import check_folder
 
     check_folder(Path("runs") if out is None else out)
+    if about.omission:
+        note(about.omission, aside=json)
     with kept_clear():
         board = pinakes.compare(
-            task,
+            subject,
             data,
-            methods if methods == "all" else chosen,
+            methods if methods == "all" else [paper.slug for paper in about.papers],
             seeds=seeds,
             size=shape,
             epochs=epochs,
             steps=steps,
             batch_size=batch_size,
             time_limit=time_limit,
-            options=read_settings_of_methods(settings or [], chosen),
+            options=read_settings_of_methods(settings or [], [paper.slug for paper in about.papers]),
             out=out,
             device=device,
             precision=precision,

@@ -17,6 +17,20 @@ def slug_list(incomplete: str) -> list[tuple[str, str]]:
     return offered if before else [*offered, *[("all", "every method of the task")] * "all".startswith(last)]
 
 
+def distillers(incomplete: str) -> list[tuple[str, str]]:
+    """The method after the last comma, of those that have a teacher and a student as options; and "all"."""
+    from pinakes.cli.entry import read_options
+
+    before, comma, last = incomplete.rpartition(",")
+    offered = [
+        (before + comma + paper.slug, paper.title)
+        for paper in catalogue.papers()
+        if paper.slug.startswith(last)
+        and {"teacher", "student"} <= {option.name for option in read_options(paper)}
+    ]
+    return offered if before else [*offered, *[("all", "every method that distils")] * "all".startswith(last)]
+
+
 def tasks(incomplete: str) -> list[str]:
     """Tasks."""
     from pinakes.tasks import names
@@ -27,6 +41,13 @@ def tasks(incomplete: str) -> list[str]:
 def shelves(incomplete: str) -> list[tuple[str, str]]:
     """Shelves, with their titles."""
     return [(name, s.title) for name, s in catalogue.shelves().items() if name.startswith(incomplete)]
+
+
+def subjects(incomplete: str) -> list[tuple[str, str]]:
+    """What can be compared: tasks that a paper has, and shelves with their titles."""
+    tasks = dict.fromkeys(paper.task for paper in catalogue.papers())
+    offered = [(name, "task") for name in tasks if name.startswith(incomplete)]
+    return offered + [(name, title) for name, title in shelves(incomplete) if name not in tasks]
 
 
 def specs(incomplete: str) -> list[str]:
@@ -47,16 +68,17 @@ def settings(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 def settings_of_methods(incomplete: str) -> list[tuple[str, str]]:
-    """The options of all methods, as SLUG.NAME=; first the methods alone."""
+    """The options of all methods, as SLUG.NAME=, and of every method, as all.NAME=; first the methods alone."""
     from pinakes.cli.entry import read_options
 
     slug, dot, _ = incomplete.partition(".")
     if not dot:
-        return [(f"{name}.", title) for name, title in slugs(incomplete)]
-    offered = [
-        (f"{slug}.{option.name}=", option.about)
+        every = [("all.", "every method that has the option")] * "all".startswith(incomplete)
+        return [(f"{name}.", title) for name, title in slugs(incomplete)] + every
+    offered = {
+        f"{slug}.{option.name}=": option.about
         for paper in catalogue.papers()
-        if paper.slug == slug
+        if slug in (paper.slug, "all")
         for option in read_options(paper)
-    ]
-    return [(word, about) for word, about in offered if word.startswith(incomplete)]
+    }
+    return [(word, about) for word, about in offered.items() if word.startswith(incomplete)]

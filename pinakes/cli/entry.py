@@ -3,8 +3,8 @@
 import ast
 import importlib.util
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pinakes.catalogue import Paper
@@ -30,34 +30,50 @@ class OptionEntry:
 def read_options(paper: Paper) -> list[OptionEntry]:
     """The options of a method in the order of its constructor, without importing it.
 
-    A constructor that is inherited is followed through the modules of Pinakes.
+    A constructor that is inherited, or takes the options of a base class as `**name`, is followed through the modules
+    of Pinakes.
     """
-    source = _Source.of(paper.module)
-    name = paper.method.partition(":")[2]
-    about = _argument_docs(ast.get_docstring(source.classes[name]) or "")
-    found = _constructor(source, name)
-    if found is None:
-        return []
-    where, function = found
-    arguments = [*function.args.posonlyargs, *function.args.args][1:]
-    padding: list[ast.expr | None] = [None] * (len(arguments) - len(function.args.defaults))
-    pairs = (
-        zip(arguments, [*padding, *function.args.defaults][-len(arguments) :], strict=True)
-        if arguments
-        else ()
+    return _options(_Source.of(paper.module), paper.method.partition(":")[2])
+
+
+def _options(source: "_Source", name: str) -> list[OptionEntry]:
+    """The options of a class, by its own constructor and those of its bases."""
+    if name not in source.classes:
+        module, original = source.imports.get(name, ("", ""))
+        return _options(_Source.of(module), original) if module.startswith("pinakes.") else []
+    node = source.classes[name]
+    about = _argument_docs(ast.get_docstring(node) or "")
+    constructor = next(
+        (each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None
     )
-    return [
-        OptionEntry(
+    own = [] if constructor is None else list(_parameters(source, constructor, about))
+    if constructor is not None and constructor.args.kwarg is None:
+        return own
+    named = {option.name for option in own}
+    bases = (_options(source, base.id) for base in node.bases if isinstance(base, ast.Name))
+    shared = next((found for found in bases if found), [])
+    return own + [
+        replace(option, about=about.get(option.name, option.about))
+        for option in shared
+        if option.name not in named
+    ]
+
+
+def _parameters(
+    source: "_Source", function: ast.FunctionDef, about: Mapping[str, str]
+) -> Iterator[OptionEntry]:
+    arguments = [*function.args.posonlyargs, *function.args.args][1:]
+    defaults = function.args.defaults
+    padding: list[ast.expr | None] = [None] * (len(arguments) - len(defaults))
+    positional = zip(arguments, [*padding, *defaults], strict=True)
+    keywords = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    for argument, default in [*positional, *keywords]:
+        yield OptionEntry(
             name=argument.arg,
-            type=ast.unparse(argument.annotation) if argument.annotation else "",
-            default=where.written(default) if default is not None else "",
+            type=source.written(argument.annotation) if argument.annotation else "",
+            default=source.written(default) if default is not None else "",
             about=about.get(argument.arg, ""),
         )
-        for argument, default in [
-            *pairs,
-            *zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True),
-        ]
-    ]
 
 
 class _Source:
@@ -82,8 +98,13 @@ class _Source:
         return cls(module, ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
 
     def written(self, expression: ast.expr) -> str:
-        if isinstance(expression, ast.Name) and expression.id in self.constants:
-            expression = self.constants[expression.id]
+        """An expression as Python writes it; a name of a constant of Pinakes as what it stands for."""
+        if isinstance(expression, ast.Name):
+            if expression.id in self.constants:
+                return ast.unparse(self.constants[expression.id])
+            module, original = self.imports.get(expression.id, ("", ""))
+            if module.startswith("pinakes."):
+                return _Source.of(module).written(ast.Name(original))
         return ast.unparse(expression)
 
 
@@ -93,17 +114,6 @@ def _constants(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
             yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
             yield node.target.id, node.value
-
-
-def _constructor(source: _Source, name: str) -> tuple[_Source, ast.FunctionDef] | None:
-    if name not in source.classes:
-        module, original = source.imports.get(name, ("", ""))
-        return _constructor(_Source.of(module), original) if module.startswith("pinakes.") else None
-    for node in source.classes[name].body:
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            return source, node
-    bases = (base.id for base in source.classes[name].bases if isinstance(base, ast.Name))
-    return next((found for base in bases if (found := _constructor(source, base))), None)
 
 
 def _argument_docs(docstring: str) -> dict[str, str]:

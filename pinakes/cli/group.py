@@ -23,6 +23,7 @@ INTERRUPTED = 130
 HOW_TO_CONTINUE = {
     "fit": "the same command with --resume continues from the last checkpoint",
     "compare": "the same command continues after the cells that are done",
+    "distill": "the same command continues from the last checkpoints",
     "verify": "the same command continues after the seeds that are done",
 }
 _NOISY = r"(lightning|torch|torchvision|torchmetrics|timm|huggingface_hub|PIL)"

@@ -61,15 +61,22 @@ def read_settings(words: Sequence[str], constructor: Callable[..., Any], owner: 
     return settings
 
 
+ALL = "all"
+"""In place of a method's name: every compared method that has the option."""
+
+
 def read_settings_of_methods(words: Sequence[str], slugs: Collection[str]) -> dict[str, dict[str, Any]]:
     """The options in `SLUG.NAME=VALUE` words, by method.
 
     Args:
-        words: What the user gave, such as ["patchcore.neighbours=9"].
+        words: What the user gave, such as ["patchcore.neighbours=9"]. "all.neighbours=9" goes to every method that
+            takes part, has the option and is not given its own; it is kept as one under "all" where all of them read
+            the value alike.
         slugs: The methods that take part.
 
     Raises:
-        UserError: As `read_settings`, and if a method is unknown or does not take part.
+        UserError: As `read_settings`, and if a method is unknown or does not take part, or none has an option that is
+            for all.
     """
     from pinakes.catalogue import find
 
@@ -81,11 +88,45 @@ def read_settings_of_methods(words: Sequence[str], slugs: Collection[str]) -> di
             raise UserError(
                 f"--set {word}: expected SLUG.NAME=VALUE, such as --set {next(iter(slugs))}.{target}=..."
             )
-        find(slug)
-        if slug not in slugs:
-            raise UserError(f"--set {target}: {slug} does not take part{suggest(slug, slugs)}")
+        if slug != ALL:
+            find(slug)
+            if slug not in slugs:
+                raise UserError(f"--set {target}: {slug} does not take part{suggest(slug, slugs)}")
         by_slug.setdefault(slug, []).append(word[len(slug) + 1 :])
-    return {slug: read_settings(given, find(slug).load(), slug) for slug, given in by_slug.items()}
+    for_all = by_slug.pop(ALL, [])
+    own = {slug: read_settings(given, find(slug).load(), slug) for slug, given in by_slug.items()}
+    return _with_those_for_all(for_all, slugs, own)
+
+
+def _with_those_for_all(
+    words: Sequence[str], slugs: Collection[str], own: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The methods' own options, and those in `NAME=VALUE` words for every method that has them."""
+    from pinakes.catalogue import find
+    from pinakes.cli.entry import read_options
+
+    known = {slug: [option.name for option in read_options(find(slug))] for slug in (slugs if words else ())}
+    for_all: dict[str, Any] = {}
+    seen: set[str] = set()
+    for word in words:
+        name, _, _ = word.partition("=")
+        if name in seen:
+            raise UserError(f"--set {ALL}.{name}: is given twice; give it once")
+        seen.add(name)
+        having = [slug for slug, names in known.items() if name in names]
+        if not having:
+            everything = {each for names in known.values() for each in names}
+            raise UserError(
+                f"--set {ALL}.{name}: no method that takes part has an option '{name}'{suggest(name, everything)}"
+            )
+        values = {slug: read_settings([word], find(slug).load(), slug)[name] for slug in having}
+        first = values[having[0]]
+        if all(type(value) is type(first) and value == first for value in values.values()):
+            for_all[name] = first
+        else:
+            for slug, value in values.items():
+                own[slug] = {name: value, **own.get(slug, {})}
+    return {ALL: for_all, **own} if for_all else own
 
 
 def _read(where: str, word: str, kind: Any) -> Any:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pinakes
 from pinakes import tasks
-from pinakes.catalogue import Paper, find, papers
+from pinakes.catalogue import Paper
 from pinakes.data import load_data
 from pinakes.data.base import TaskData
 from pinakes.engine.interrupts import remembered_interrupts
 from pinakes.engine.plan import TrainingPlan, torch_device
+from pinakes.engine.runs import DESCRIPTION, read_description
 from pinakes.errors import UserError, suggest
 from pinakes.lab import notation
 from pinakes.lab.cells import TELLING_SETTINGS, Cell, CellResult, cell_key, read_cell, write_cell
@@ -21,18 +22,23 @@ from pinakes.lab.describing import data_name, describe
 from pinakes.lab.leaderboard import Leaderboard
 from pinakes.lab.progress import WorkBar
 from pinakes.lab.ranking import rank
+from pinakes.lab.references import are_whole, read_references
 from pinakes.lab.running import run_cell
+from pinakes.lab.subject import subject as find_subject
 from pinakes.report import write_report
 from pinakes.tasks.base import Metric
 
 _log = logging.getLogger(__name__)
+
+ALL = "all"
+"""In place of a method's name: every compared method that has the option."""
 
 SET_HERE = ("seed", "out", "resume", "devices", "nodes", "progress", "checkpoint_every")
 """Settings of a fit that `compare` sets itself or has no use for."""
 
 
 def compare(
-    task: str,
+    subject: str,
     data: str | Path | TaskData,
     methods: str | Sequence[str] = "all",
     *,
@@ -53,14 +59,16 @@ def compare(
     longer fits (other options, settings, data or source code). A cell that fails does not stop the others.
 
     Args:
-        task: Name of the task, such as "anomaly".
+        subject: Name of a task, such as "anomaly", or of a shelf where no task has that name: then the methods are the
+            shelf's papers of the task that most of them have.
         data: A spec, a path or loaded data, with a test part.
-        methods: Names in the catalogue, one string with commas or several; "all" are those of the task.
+        methods: Names in the catalogue, one string with commas or several; "all" are those of the subject.
         seeds: How many seeds a method is run with: 0, 1, ...
         size: Side, or height and width, of the images in pixels.
         time_limit: Seconds of training after which a cell goes on with the weights it has.
-        options: Hyper-parameters by method: {"patchcore": {"coreset_ratio": 0.05}}.
-        out: Folder of the comparison; by default runs/TASK-DATA.
+        options: Hyper-parameters by method: {"patchcore": {"coreset_ratio": 0.05}}; those under "all" go to every
+            compared method that has them and is not given its own.
+        out: Folder of the comparison; by default runs/SUBJECT-DATA.
         device: "auto", "cpu", "cuda" or "cuda:1".
         skip_bad: Leave out files that cannot be used, and list them in the report.
         progress: Whether to show what runs, on standard error.
@@ -80,25 +88,26 @@ def compare(
         >>> board.rows[0].slug
         'patchcore'
     """
-    stated = tasks.get(task)
-    chosen = _chosen(task, methods)
+    about = find_subject(subject, methods)
+    chosen, stated = about.papers, tasks.get(about.task)
     given = {
         name: value for name, value in {"time_limit": time_limit, **settings}.items() if value is not None
     }
-    options = {slug: dict(values) for slug, values in (options or {}).items()}
+    given_options = {slug: dict(values) for slug, values in (options or {}).items()}
+    options = spread_options(given_options, chosen)
     plans = _check(chosen, seeds, options, {**given, "device": device})
     loaded = load_data(data, task=stated, size=size, skip_bad=skip_bad)
     if loaded.test is None or len(loaded.test) == 0:
         raise UserError(f"{loaded.spec}: has no test images to judge methods on; add a test folder")
     stated.check_test(loaded.test)
     _check_form(chosen, loaded)
-    folder = Path(out) if out is not None else Path("runs") / f"{task}-{data_name(loaded.spec)}"
+    folder = Path(out) if out is not None else Path("runs") / f"{subject}-{data_name(loaded.spec)}"
     spoken = {
         "methods": methods if isinstance(methods, str) else list(methods),
         "seeds": seeds,
         "size": None if isinstance(data, TaskData) else size,
         **given,
-        "options": options,
+        "options": given_options,
         "out": str(folder),
         "device": None if device == "auto" else device,
         "skip_bad": skip_bad,
@@ -107,6 +116,7 @@ def compare(
         folder,
         stated,
         loaded,
+        subject=about,
         methods=[paper.slug for paper in chosen],
         seeds=seeds,
         device=torch_device(device),
@@ -132,13 +142,16 @@ def compare(
     ):
         for cell in cells:
             result = read_cell(cell.folder(folder))
-            if result is None or result.key != cell.key or result.error:
-                result, files = run_cell(cell, stated, loaded, [sample.index for sample in description.shown])
+            whole = are_whole(folder, cell.folder(folder))
+            if result is None or result.key != cell.key or result.error or not whole:
+                shown = [sample.index for sample in description.shown]
+                result, files = run_cell(cell, stated, loaded, shown, folder)
                 write_cell(cell.folder(folder), result, files)
             results.append(result)
             bar.say(_line(result, stated.headline), done=len(results))
             check_interrupt()
-    board = rank(stated.name, loaded.spec, stated.metrics, chosen, results, folder)
+    references = read_references(folder, results)
+    board = rank(stated.name, loaded.spec, stated.metrics, chosen, results, folder, references)
     board.save(folder)
     write_report(folder)
     return board
@@ -152,17 +165,38 @@ def _line(result: CellResult, headline: Metric) -> str:
     return f"{result.slug}, seed {result.seed}: {headline.label} {value}, fitted in {took}"
 
 
-def _chosen(task: str, methods: str | Sequence[str]) -> list[Paper]:
-    if methods == "all":
-        return papers(task=task)
-    slugs = methods.split(",") if isinstance(methods, str) else methods
-    chosen = [find(slug) for slug in dict.fromkeys(slug.strip() for slug in slugs)]
-    if not chosen:
-        raise UserError("methods: none are given; name some, or give 'all'")
-    for paper in chosen:
-        if paper.task != task:
-            raise UserError(f"{paper.slug} is a method for the task '{paper.task}', not for '{task}'")
-    return chosen
+def spread_options(
+    options: Mapping[str, Mapping[str, Any]], chosen: Sequence[Paper]
+) -> dict[str, Mapping[str, Any]]:
+    """The options by method, those for all given to every method that has them and is not given its own.
+
+    Args:
+        options: Options by method, or under "all".
+        chosen: The methods.
+
+    Raises:
+        UserError: If no method has an option that is for all.
+    """
+    spread: dict[str, Mapping[str, Any]] = {slug: values for slug, values in options.items() if slug != ALL}
+    if ALL not in options:
+        return spread
+    known = {paper.slug: _option_names(paper) for paper in chosen}
+    for name, value in options[ALL].items():
+        having = [slug for slug, names in known.items() if name in names]
+        if not having:
+            everything = {each for names in known.values() for each in names}
+            raise UserError(f"options: no compared method has an option '{name}'{suggest(name, everything)}")
+        for slug in having:
+            spread[slug] = {name: value, **spread.get(slug, {})}
+    return spread
+
+
+def _option_names(paper: Paper) -> list[str]:
+    try:
+        return list(paper.load().option_defaults())
+    except Exception as error:
+        _log.info("%s cannot be imported, so its cells will fail: %s", paper.slug, error)
+        return []
 
 
 def _check(
@@ -209,13 +243,23 @@ def _check_form(chosen: Sequence[Paper], data: TaskData) -> None:
 def _key(
     paper: Paper, seed: int, plan: TrainingPlan, data: TaskData, options: Mapping[str, Mapping[str, Any]]
 ) -> str:
+    given = sorted(options.get(paper.slug, {}).items())
+    runs = {name: found for name, value in given if (found := _weights(value))}
     return cell_key(
         paper,
         seed=seed,
-        options=sorted(options.get(paper.slug, {}).items()),
+        options=given,
         data=data.fingerprint(),
         size=data.size,
         settings={name: getattr(plan, name) for name in TELLING_SETTINGS},
         device=torch_device(plan.device).type,
         version=pinakes.__version__,
+        **({"runs": runs} if runs else {}),
     )
+
+
+def _weights(option: Any) -> str:
+    """The checksum of the weights where an option names a run folder, so that another run is not taken for it."""
+    if not isinstance(option, str | Path) or not (Path(option) / DESCRIPTION).is_file():
+        return ""
+    return str(read_description(Path(option))["weights_sha256"])

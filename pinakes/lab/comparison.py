@@ -54,6 +54,7 @@ class Comparison:
         versions: What ran, by name.
         machine: What it ran on.
         date: When it was last started, in UTC.
+        omission: Which papers of a shelf are left out, and why; empty where none are.
     """
 
     task: str
@@ -69,6 +70,7 @@ class Comparison:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: str = ""
     date: str = ""
+    omission: str = ""
 
     def save(self, folder: Path) -> None:
         """Writes the description to the comparison's folder.
@@ -129,27 +131,27 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def as_call(task: str, data: str, arguments: Mapping[str, Any]) -> str:
+def as_call(subject: str, data: str, arguments: Mapping[str, Any]) -> str:
     """The Python call that repeats a comparison.
 
     Args:
-        task: Name of the task.
+        subject: The task or shelf that was named.
         data: The spec.
         arguments: What was given by name.
     """
     given = [f"{name}={value!r}" for name, value in arguments.items()]
-    return f"pinakes.compare({', '.join([repr(task), repr(data), *given])})"
+    return f"pinakes.compare({', '.join([repr(subject), repr(data), *given])})"
 
 
-def as_words(task: str, data: str, arguments: Mapping[str, Any]) -> list[str]:
+def as_words(subject: str, data: str, arguments: Mapping[str, Any]) -> list[str]:
     """The words of the command that repeats a comparison, to be quoted for the shell.
 
     Args:
-        task: Name of the task.
+        subject: The task or shelf that was named.
         data: The spec.
         arguments: What was given by name; `options` becomes a --set for each.
     """
-    words = ["pinakes", "compare", task, "--data", data]
+    words = ["pinakes", "compare", subject, "--data", data]
     for name, value in arguments.items():
         if name == "options":
             pairs = [(slug, each, v) for slug, options in value.items() for each, v in options.items()]

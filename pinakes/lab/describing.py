@@ -23,6 +23,7 @@ from pinakes.lab import comparison
 from pinakes.lab.cells import Picture
 from pinakes.lab.comparison import Comparison, Shown
 from pinakes.lab.pictures import choose, encode, group_names, read_truth, to_webp
+from pinakes.lab.subject import Subject
 from pinakes.tasks.base import Task
 
 SHEET = "contact-sheet.webp"
@@ -34,6 +35,7 @@ def describe(
     task: Task,
     data: TaskData,
     *,
+    subject: Subject,
     methods: Sequence[str],
     seeds: int,
     device: torch.device,
@@ -47,6 +49,7 @@ def describe(
         folder: The comparison's folder.
         task: The task.
         data: The data, with a test part.
+        subject: What was named to be compared.
         methods: Names of the methods.
         seeds: How many seeds.
         device: What is computed on.
@@ -62,8 +65,9 @@ def describe(
         kept,
         methods=tuple(methods),
         seeds=tuple(range(seeds)),
-        command=shlex.join(comparison.as_words(task.name, spec, arguments)),
-        call=comparison.as_call(task.name, spec, arguments),
+        command=shlex.join(comparison.as_words(subject.name, spec, arguments)),
+        call=comparison.as_call(subject.name, spec, arguments),
+        omission=subject.omission,
         versions=comparison.versions(),
         machine=comparison.machine(_spoken(device)),
         date=comparison.now(),

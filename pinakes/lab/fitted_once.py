@@ -2,7 +2,10 @@
 
 import hashlib
 import logging
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +25,8 @@ from pinakes.method import Method
 log = logging.getLogger(__name__)
 
 FOLDER = "fitted"
+LAUNCHED = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
+"""What tells a process that it trains with others."""
 KEPT = 50
 """Fitted methods that are kept; the one not used for longest goes first."""
 
@@ -54,15 +59,16 @@ def fitted_once(method: Fitted, data: TaskData, plan: TrainingPlan) -> Fitted:
             return found
     settings = {name: getattr(plan, name) for name in TELLING_SETTINGS if name not in ("epochs", "steps")}
     length = {"steps": plan.steps} if plan.steps is not None else {"epochs": plan.epochs}
-    method.fit(
-        data,
-        **settings,
-        **length,
-        seed=plan.seed,
-        device=plan.device,
-        workers=plan.workers,
-        progress=plan.progress,
-    )
+    with _alone():
+        method.fit(
+            data,
+            **settings,
+            **length,
+            seed=plan.seed,
+            device=plan.device,
+            workers=plan.workers,
+            progress=plan.progress,
+        )
     _keep(method, folder)
     return method
 
@@ -83,6 +89,16 @@ def content(samples: SampleSet) -> str:
                 tensor = isinstance(value, torch.Tensor)
                 digest.update(value.detach().cpu().numpy().tobytes() if tensor else repr(value).encode())
     return digest.hexdigest()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """In a process that trains with others, lets the block train by itself."""
+    ours = {name: os.environ.pop(name) for name in LAUNCHED if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ |= ours
 
 
 def _key(method: Method, data: TaskData, plan: TrainingPlan) -> str:

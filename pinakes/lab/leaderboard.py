@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pinakes.errors import UserError
 from pinakes.lab import tables
-from pinakes.lab.intervals import Estimate
+from pinakes.lab.intervals import Estimate, or_nan, or_none
 
 FILE = "leaderboard.json"
 REPORT = "report.html"
@@ -116,6 +116,64 @@ class Row:
         return cls(**{**values, **changed})
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A fitted method that compared ones learnt from: it stands beside them and is not ranked.
+
+    Args:
+        name: What it is to them, "teacher".
+        what: What was given for it, such as the name of a backbone or a run folder.
+        methods: The methods that learnt from it.
+        metrics: The metrics of the task by name.
+        groups: The same for parts of the test data.
+        predict_milliseconds: How long one image takes to predict, in a batch.
+        parameters: How many learnable numbers it has.
+        state_bytes: What weights and buffers weigh.
+        error: Why it could not be judged; empty if it could.
+    """
+
+    name: str
+    what: str
+    methods: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    predict_milliseconds: float = math.nan
+    parameters: int = 0
+    state_bytes: int = 0
+    error: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables."""
+        return f"{self.name}: {self.what}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON values; None stands for NaN."""
+        return asdict(self) | {
+            "metrics": {name: or_none(value) for name, value in self.metrics.items()},
+            "groups": {
+                group: {name: or_none(value) for name, value in metrics.items()}
+                for group, metrics in self.groups.items()
+            },
+            "predict_milliseconds": or_none(self.predict_milliseconds),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Reference":
+        """The inverse of `as_json`."""
+        changed = {
+            "methods": tuple(values["methods"]),
+            "metrics": _with_nan(values["metrics"]),
+            "groups": {group: _with_nan(metrics) for group, metrics in values["groups"].items()},
+            "predict_milliseconds": or_nan([values["predict_milliseconds"]])[0],
+        }
+        return cls(**{**values, **changed})
+
+
+def _with_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return dict(zip(metrics, or_nan(metrics.values()), strict=True))
+
+
 @dataclass(frozen=True, repr=False)
 class Leaderboard:
     """Methods in order of the headline metric, the best first; those without a result last.
@@ -127,6 +185,7 @@ class Leaderboard:
         rows: One a method.
         failures: The cells that gave no result.
         folder: The comparison's folder, or None.
+        references: Fitted methods that compared ones learnt from, such as a teacher; they are not ranked.
     """
 
     task: str
@@ -135,6 +194,7 @@ class Leaderboard:
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...] = ()
     folder: Path | None = None
+    references: tuple[Reference, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(sorted(self.rows, key=self._order)))
@@ -190,6 +250,7 @@ class Leaderboard:
             "columns": [asdict(column) for column in self.columns],
             "rows": [row.as_json() for row in self.rows],
             "failures": [asdict(failure) for failure in self.failures],
+            "references": [reference.as_json() for reference in self.references],
         }
 
     def save(self, path: str | Path) -> Path:
@@ -229,6 +290,8 @@ class Leaderboard:
                 rows=tuple(Row.from_json(row) for row in values["rows"]),
                 failures=tuple(Failure(**failure) for failure in values["failures"]),
                 folder=file.parent,
+                # leaderboards of earlier versions have none
+                references=tuple(Reference.from_json(each) for each in values.get("references", ())),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: is damaged ({error}); run the comparison again") from error

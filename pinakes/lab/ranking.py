@@ -6,7 +6,7 @@ from pathlib import Path
 from pinakes.catalogue import Paper
 from pinakes.lab.cells import TRACEBACK, CellResult
 from pinakes.lab.intervals import Estimate
-from pinakes.lab.leaderboard import Column, Failure, Leaderboard, Row
+from pinakes.lab.leaderboard import Column, Failure, Leaderboard, Reference, Row
 from pinakes.tasks.base import Metric
 
 
@@ -17,6 +17,7 @@ def rank(
     papers: Sequence[Paper],
     results: Sequence[CellResult],
     folder: Path | None = None,
+    references: Sequence[Reference] = (),
 ) -> Leaderboard:
     """Gathers the results of every method over its seeds.
 
@@ -27,6 +28,7 @@ def rank(
         papers: The compared methods.
         results: Their cells.
         folder: The comparison's folder.
+        references: What the methods learnt from; they are kept beside the rows and not ranked.
     """
     found = {name for result in results for name in result.metrics}
     columns = tuple(
@@ -45,6 +47,7 @@ def rank(
             if r.error
         ),
         folder=folder,
+        references=tuple(references),
     )
 
 

@@ -3,11 +3,11 @@
 import gc
 import json
 import math
-import statistics
 import time
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,15 +17,12 @@ from pinakes.engine.plan import TrainingPlan
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError
 from pinakes.lab.cells import SCORES, TELLING_SETTINGS, TRACEBACK, Cell, CellResult
+from pinakes.lab.judging import judged, wait_for
 from pinakes.lab.pictures import encode
+from pinakes.lab.references import LEARNT_FROM, judge_references
+from pinakes.method import Method
 from pinakes.tasks.base import Batch, Field, Prediction, Task, unbatch
 
-if TYPE_CHECKING:
-    from pinakes.method import Method
-
-TIMED_IMAGES = 16
-TIMED_SECONDS = 1.0
-TIMED_RUNS = 5
 ERROR_LENGTH = 300
 
 
@@ -62,7 +59,7 @@ def _is_number(stated: Field) -> bool:
 
 
 def run_cell(
-    cell: Cell, task: Task, data: TaskData, shown: Sequence[int]
+    cell: Cell, task: Task, data: TaskData, shown: Sequence[int], folder: Path
 ) -> tuple[CellResult, dict[str, bytes]]:
     """Fits and judges a method, and leaves nothing of it in memory.
 
@@ -71,12 +68,13 @@ def run_cell(
         task: The task to judge it by.
         data: What to fit and judge on.
         shown: Indices of the test samples of which pictures are drawn.
+        folder: The comparison's folder, in which what the method learnt from is judged once.
 
     Returns:
         What came of it, be it an error, and the files that belong to it.
     """
     try:
-        return _run(cell, task, data, shown)
+        return _run(cell, task, data, shown, folder)
     except Exception as error:
         whole = "".join(traceback.format_exception(error))
         return CellResult(cell.paper.slug, cell.seed, cell.key, error=_one_line(error)), {
@@ -88,29 +86,32 @@ def run_cell(
             torch.cuda.empty_cache()
 
 
-def _run(cell: Cell, task: Task, data: TaskData, shown: Sequence[int]) -> tuple[CellResult, dict[str, bytes]]:
+def _run(
+    cell: Cell, task: Task, data: TaskData, shown: Sequence[int], folder: Path
+) -> tuple[CellResult, dict[str, bytes]]:
     method = pinakes.create(cell.paper.slug, **cell.options)
-    plan = TrainingPlan().settled(method.training_defaults, cell.settings)
+    plan = TrainingPlan().settled(method.training_defaults, {**cell.settings, "seed": cell.seed})
+    if type(method).ready is not Method.ready:
+        _make_ready(pinakes.create(cell.paper.slug, **cell.options), data, plan)
     started = time.perf_counter()
     method.fit(data, seed=cell.seed, **cell.settings)
-    _wait_for(method)
+    wait_for(method)
     fit_seconds = time.perf_counter() - started
     watcher = Watcher(task, shown)
-    with isolated(cell.seed):
-        found = method.evaluate_fully(data, workers=plan.workers, observe=watcher)
-        speed = milliseconds_an_image(method, task, data)
+    found = judged(method, data, seed=cell.seed, workers=plan.workers, observe=watcher)
+    references = judge_references(method, data, folder, workers=plan.workers)
     pictures, files = _draw(task, data, watcher)
     result = CellResult(
         slug=cell.paper.slug,
         seed=cell.seed,
         key=cell.key,
-        metrics={name: float(value) for name, value in found.metrics.items()},
-        groups={group: {n: float(v) for n, v in values.items()} for group, values in found.groups.items()},
+        metrics=found.metrics,
+        groups=found.groups,
         fit_seconds=fit_seconds,
-        predict_milliseconds=speed,
-        parameters=sum(parameter.numel() for parameter in method.parameters()),
-        state_bytes=sum(value.nbytes for value in method.state_dict().values()),
-        device=str(method.device),
+        predict_milliseconds=found.predict_milliseconds,
+        parameters=found.parameters,
+        state_bytes=found.state_bytes,
+        device=found.device,
         options=dict(method.options),
         settings={name: getattr(plan, name) for name in TELLING_SETTINGS},
         pictures=pictures,
@@ -118,7 +119,17 @@ def _run(cell: Cell, task: Task, data: TaskData, shown: Sequence[int]) -> tuple[
     scores = {
         name: [value if math.isfinite(value) else None for value in v] for name, v in watcher.scores.items()
     }
+    if references:
+        files[LEARNT_FROM] = json.dumps(references).encode()
     return result, {**files, SCORES: json.dumps(scores).encode()}
+
+
+def _make_ready(method: Method, data: TaskData, plan: TrainingPlan) -> None:
+    """Gets what several methods learn from, such as a teacher, so that no one's fit is timed with it."""
+    fitted, _ = method.divide(data, plan)
+    method.prepare(data.info, seed=plan.seed)
+    with isolated(plan.seed):
+        method.ready(fitted, plan)
 
 
 def _draw(task: Task, data: TaskData, watcher: Watcher) -> tuple[dict[int, Any], dict[str, bytes]]:
@@ -132,32 +143,6 @@ def _draw(task: Task, data: TaskData, watcher: Watcher) -> tuple[dict[int, Any],
             for index, prediction in sorted(watcher.predictions.items())
         },
     )
-
-
-def milliseconds_an_image(method: "Method", task: Task, data: TaskData) -> float:
-    """How long a fitted method takes to predict one image in a batch of up to 16, without loading it.
-
-    The median of five runs after one to warm up, or the first run if that takes longer than a second.
-    """
-    if data.test is None:
-        return math.nan
-    batch = task.collate([data.test[index] for index in range(min(TIMED_IMAGES, len(data.test)))])
-    length = min(TIMED_IMAGES, len(data.test))
-
-    def run() -> float:
-        started = time.perf_counter()
-        method.predict(batch)
-        _wait_for(method)
-        return time.perf_counter() - started
-
-    first = run()
-    taken = first if first > TIMED_SECONDS else statistics.median(run() for _ in range(TIMED_RUNS))
-    return 1000 * taken / length
-
-
-def _wait_for(method: "Method") -> None:
-    if method.device.type == "cuda":
-        torch.cuda.synchronize(method.device)
 
 
 def _one_line(error: Exception) -> str:

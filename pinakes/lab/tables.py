@@ -1,6 +1,8 @@
 """A leaderboard as a table, for the terminal and for a notebook."""
 
 import html
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ from rich.table import Table
 from pinakes.lab import notation
 
 if TYPE_CHECKING:
-    from pinakes.lab.leaderboard import Leaderboard, Row
+    from pinakes.lab.leaderboard import Leaderboard, Reference, Row
 
 PADDING = 3
 
@@ -43,7 +45,9 @@ def for_terminal(board: "Leaderboard", width: int) -> Table:
     table.title = f"{board.task} on {board.data}"
     for position, column in enumerate(columns):
         table.add_column(column.head, justify="left" if position == 0 else "right", no_wrap=True)
-    for row in range(len(board.rows)):
+    for row in range(len(board.rows) + len(board.references)):
+        if board.references and row == len(board.rows):
+            table.add_section()
         table.add_row(*(column.cells[row] for column in columns))
     return table
 
@@ -52,12 +56,14 @@ def for_notebook(board: "Leaderboard") -> str:
     """The leaderboard as an HTML table."""
     columns = _columns(board, intervals=len(board.columns))
     head = "".join(f"<th>{html.escape(column.head)}</th>" for column in columns)
-    rows = "".join(
+    rows = [
         "<tr>" + "".join(f"<td>{html.escape(column.cells[row])}</td>" for column in columns) + "</tr>"
-        for row in range(len(board.rows))
-    )
+        for row in range(len(board.rows) + len(board.references))
+    ]
+    methods, references = "".join(rows[: len(board.rows)]), "".join(rows[len(board.rows) :])
+    apart = f"<tbody>{references}</tbody>" if references else ""
     caption = html.escape(f"{board.task} on {board.data}: {note(board)}")
-    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{methods}</tbody>{apart}</table>"
 
 
 def note(board: "Leaderboard") -> str:
@@ -67,7 +73,9 @@ def note(board: "Leaderboard") -> str:
     seeds = max(len(row.seeds) for row in board.rows)
     what = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so without intervals"
     failed = len(board.failures)
-    return f"{what}; {failed} cell{'s' * (failed != 1)} failed" if failed else what
+    if failed:
+        what += f"; {failed} cell{'s' * (failed != 1)} failed"
+    return f"{what}; below the line, not ranked: what methods learnt from" if board.references else what
 
 
 def _width(columns: list[_Column]) -> int:
@@ -82,21 +90,33 @@ def _columns(board: "Leaderboard", *, intervals: int) -> list[_Column]:
     def seeds(row: "Row") -> str:
         return f"{len(row.seeds)} of {len(row.seeds) + row.failures}" if row.failures else str(len(row.seeds))
 
-    def ranked(figures: list[str]) -> list[str]:
-        return [
-            figure if row.seeds else notation.MISSING for row, figure in zip(board.rows, figures, strict=True)
-        ]
+    def column(
+        head: str, figure: Callable[["Row"], str], reference: Callable[["Reference"], str] = lambda _: ""
+    ) -> _Column:
+        cells = [figure(row) if row.seeds else notation.MISSING for row in board.rows]
+        return _Column(head, [*cells, *(reference(each) for each in board.references)])
 
+    named = [row.slug for row in board.rows] + [each.label for each in board.references]
     return [
-        _Column("method", [row.slug for row in board.rows]),
+        _Column("method", named),
         *(
-            _Column(column.label.replace(" ", "\n"), ranked([metric(row, position) for row in board.rows]))
-            for position, column in enumerate(board.columns)
+            column(
+                each.label.replace(" ", "\n"),
+                lambda row, position=position: metric(row, position),  # type: ignore[misc]  # mypy infers no defaults
+                lambda reference, name=each.name: notation.number(reference.metrics.get(name, math.nan)),  # type: ignore[misc]  # as above
+            )
+            for position, each in enumerate(board.columns)
         ),
-        _Column(
-            "ms an\nimage", ranked([notation.milliseconds(r.predict_milliseconds.mean) for r in board.rows])
+        column(
+            "ms an\nimage",
+            lambda row: notation.milliseconds(row.predict_milliseconds.mean),
+            lambda reference: notation.milliseconds(reference.predict_milliseconds),
         ),
-        _Column("fit", ranked([notation.seconds(row.fit_seconds.mean) for row in board.rows])),
-        _Column("size", ranked([notation.size(row.state_bytes) for row in board.rows])),
-        _Column("seeds", [seeds(row) for row in board.rows]),
+        column("fit", lambda row: notation.seconds(row.fit_seconds.mean)),
+        column(
+            "size",
+            lambda row: notation.size(row.state_bytes),
+            lambda reference: notation.size(reference.state_bytes),
+        ),
+        _Column("seeds", [seeds(row) for row in board.rows] + [""] * len(board.references)),
     ]

@@ -16,8 +16,9 @@ from pinakes.lab.cells import SCORES, CellResult, Picture, read_cell
 from pinakes.lab.comparison import Comparison, Shown
 from pinakes.lab.leaderboard import REPORT, Column, Leaderboard, Row
 from pinakes.report.chart import accuracy_against_latency
+from pinakes.report.confusion import Confusion, confusion, shown_at_first
 from pinakes.report.headline import sentences
-from pinakes.report.misses import EACH, Verdict, judge
+from pinakes.report.misses import Manner, Remark, manner_of, sides
 
 DRAWN_METHODS = 24
 LISTED_FILES = 100
@@ -78,6 +79,7 @@ def write_report(folder: str | Path) -> Path:
         doubt=doubt,
         seeds=max((len(row.seeds) for row in board.rows), default=0),
         columns=_columns(board),
+        confusions=_confusions(board, described, folder),
         chart=accuracy_against_latency(board),
         groups=_groups(board),
         drawn=drawn,
@@ -95,11 +97,19 @@ def write_report(folder: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column of figures in the leaderboard's table: for each row what is shown, its value, and whether it is best."""
+    """A column of figures in the leaderboard's table.
+
+    Args:
+        label: Its head.
+        about: What its figures are.
+        cells: For each method what is shown, half its interval, its value, and whether it is best.
+        references: What is shown for each reference.
+    """
 
     label: str
     about: str
     cells: dict[str, tuple[str, str, float, bool]]
+    references: list[str]
 
 
 def _columns(board: Leaderboard) -> list[TableColumn]:
@@ -108,19 +118,33 @@ def _columns(board: Leaderboard) -> list[TableColumn]:
             column.label,
             f"{column.about}; {'higher' if column.higher_is_better else 'lower'} is better",
             {row.slug: _metric_cell(row, column, board.best(column)) for row in board.ranked},
+            [notation.number(each.metrics.get(column.name, math.nan)) for each in board.references],
         )
         for column in board.columns
     ]
-    for label, about, figure, write in (
+    for label, about, figure, write, beside in (
         (
             "ms an image",
             "milliseconds to predict one image, in a batch",
             lambda row: row.predict_milliseconds.mean,
             notation.milliseconds,
+            lambda reference: reference.predict_milliseconds,
         ),
-        ("fit", "time to fit", lambda row: row.fit_seconds.mean, notation.seconds),
-        ("parameters", "learnable numbers", lambda row: float(row.parameters), notation.count),
-        ("size", "weights and buffers on disk", lambda row: float(row.state_bytes), notation.size),
+        ("fit", "time to fit", lambda row: row.fit_seconds.mean, notation.seconds, lambda _: math.nan),
+        (
+            "parameters",
+            "learnable numbers",
+            lambda row: float(row.parameters),
+            notation.count,
+            lambda reference: float(reference.parameters),
+        ),
+        (
+            "size",
+            "weights and buffers on disk",
+            lambda row: float(row.state_bytes),
+            notation.size,
+            lambda reference: float(reference.state_bytes),
+        ),
     ):
         values = {row.slug: figure(row) for row in board.ranked}
         best = min((value for value in values.values() if math.isfinite(value)), default=math.nan)
@@ -129,6 +153,10 @@ def _columns(board: Leaderboard) -> list[TableColumn]:
                 label,
                 f"{about}; lower is better",
                 {slug: (write(value), "", value, value == best) for slug, value in values.items()},
+                [
+                    notation.MISSING if each.error or math.isnan(beside(each)) else write(beside(each))
+                    for each in board.references
+                ],
             )
         )
     return columns
@@ -142,7 +170,7 @@ def _metric_cell(row: Row, column: Column, best: float) -> tuple[str, str, float
 
 @dataclass(frozen=True)
 class Heat:
-    """The headline metric by group: for each row and group what is shown and how good it is from 0 to 1."""
+    """A metric by group: for each row and group what is shown and how good it is from 0 to 1."""
 
     column: Column
     groups: list[tuple[str, str]]
@@ -153,8 +181,7 @@ def _groups(board: Leaderboard) -> Heat | None:
     names = list(dict.fromkeys(group for row in board.ranked for group in row.groups))
     if not names:
         return None
-    known = {metric for row in board.ranked for group in row.groups.values() for metric in group}
-    column = next((column for column in board.columns if column.name in known), None)
+    column = _column_of_groups(board)
     if column is None:
         return None
     found = {
@@ -186,6 +213,19 @@ def _groups(board: Leaderboard) -> Heat | None:
             for slug, cells in found.items()
         },
     )
+
+
+def _column_of_groups(board: Leaderboard) -> Column | None:
+    """The headline if groups have it, else a metric that the task states by group alone, else any that they have."""
+    known = {metric for row in board.ranked for group in row.groups.values() for metric in group}
+    overall = {column.name for column in board.columns}
+    by_group_alone = [
+        Column(metric.name, metric.label, metric.about, metric.higher_is_better)
+        for metric in tasks.get(board.task).metrics
+        if metric.name not in overall
+    ]
+    choices = [board.headline, *by_group_alone, *board.columns]
+    return next((column for column in choices if column.name in known), None)
 
 
 def _group_size(board: Leaderboard, group: str) -> str:
@@ -234,48 +274,78 @@ def _strips(
     return list(strips.items())
 
 
-def _misses(described: Comparison, drawn: Sequence[Drawn], folder: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Misses:
+    """The images that each method is most wrong and most right about, with what is meant by that."""
+
+    manner: Manner
+    methods: list[dict[str, Any]]
+
+
+def _misses(described: Comparison, drawn: Sequence[Drawn], folder: Path) -> Misses | None:
     """For each method the shown images that it is most wrong and most right about."""
-    truth = json.loads((folder / comparison.TRUTH).read_text())
+    task, truth = tasks.get(described.task), _truth(folder)
+    manner = manner_of(task)
+    if manner is None:
+        return None
     shown = {sample.index: sample for sample in described.shown}
-    ranking = tasks.get(described.task).ranking
     found = []
     for each in drawn:
-        scores = json.loads((each.folder / SCORES).read_text())
-        verdicts = judge(truth, scores, [index for index in shown if index in each.cell.pictures], ranking)
-        if not verdicts:
+        pictured = [index for index in shown if index in each.cell.pictures]
+        both = sides(task, truth, _scores(each.folder), pictured, described.data["classes"])
+        if both is None:
             continue
-        wrong = [verdict for verdict in verdicts[:EACH] if verdict.wrong > 0]
-        right = [verdict for verdict in verdicts[::-1][:EACH] if verdict not in wrong]
 
-        def pictured(verdict: Verdict, missed: bool, method: Drawn = each) -> dict[str, Any]:
-            sample: Shown = shown[verdict.index]
+        def figure(remark: Remark, method: Drawn = each) -> dict[str, Any]:
+            sample: Shown = shown[remark.index]
             alt = f"{method.slug} on {sample.group} test image {sample.name}"
-            other = (
-                described.data["classes"][not verdict.positive]
-                if len(described.data["classes"]) == 2
-                else "other"
-            )
-            share = verdict.wrong if missed else 1 - verdict.wrong
-            side = "below" if verdict.positive == missed else "above"
+            beside = sample.pictures[:1] if manner.beside else ()
+            drawn_by_method = method.cell.pictures[remark.index][:1]
             return {
-                "sample": [_image(folder, picture, sample.name) for picture in sample.pictures[:1]],
-                "method": [
-                    _image(method.folder, picture, alt) for picture in method.cell.pictures[verdict.index][:1]
-                ],
+                "images": [_image(folder, picture, sample.name) for picture in beside]
+                + [_image(method.folder, picture, alt) for picture in drawn_by_method],
                 "group": sample.group,
-                "score": notation.number(verdict.score),
-                "side": f"{side} {100 * share:.0f}\u00a0% of the {other} ones",
+                "words": remark.words,
             }
 
         found.append(
             {
                 "slug": each.slug,
-                "wrong": [pictured(v, True) for v in wrong],
-                "right": [pictured(v, False) for v in right],
+                "wrong": [figure(remark) for remark in both.wrong],
+                "right": [figure(remark) for remark in both.right],
             }
         )
-    return found
+    return Misses(manner, found) if found else None
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """What each method named the samples of each class, the best method first; those of `folded` are not open."""
+
+    shown: list[tuple[str, Confusion]]
+    folded: list[tuple[str, Confusion]]
+
+
+def _confusions(board: Leaderboard, described: Comparison, folder: Path) -> Confusions | None:
+    fields, classes = tasks.get(described.task).confusion, described.data["classes"]
+    if fields is None or len(classes) < 2:
+        return None
+    truth, found = _truth(folder), []
+    for row in board.ranked:
+        scores = _scores(folder / "cells" / row.slug / f"seed-{row.seeds[0]}")
+        counts = confusion(truth, scores, fields, classes)
+        if counts is not None:
+            found.append((row.slug, counts))
+    count = shown_at_first(len(classes), DRAWN_METHODS)
+    return Confusions(found[:count], found[count:]) if found else None
+
+
+def _truth(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / comparison.TRUTH).read_text()))
+
+
+def _scores(cell: Path) -> dict[str, Any]:
+    return dict(json.loads((cell / SCORES).read_text()))
 
 
 def _image(folder: Path, picture: Picture, alt: str) -> Image:

@@ -68,9 +68,10 @@ def write_predictions(
 ) -> WrittenPredictions:
     """Predicts image files and writes what the method says of each, in memory that does not grow with their number.
 
-    `predictions.jsonl` has one object an image: its `path`, every value of the prediction, and `picture`. Values
-    that are stated for each pixel lie in `NAME/*.npy` as the method gives them (float32), and the object holds the
-    path. All paths of files written are relative to `out`. The pictures, `pictures/*.png`, show the task's panels.
+    `predictions.jsonl` has one object an image: its `path`, every value of the prediction, and `picture`. Values for
+    each class are an object by the names of the classes. Values that are stated for each pixel lie in `NAME/*.npy` as
+    the method gives them (float32), and the object holds the path. All paths of files written are relative to `out`.
+    The pictures, `pictures/*.png`, show the task's panels.
 
     With `tile`, each image is cut as `pinakes.engine.tiling` says, and its maps have its own resolution: `NAME/*.npy`
     in float16, or float32 where that cannot hold a value. They are written row by row, and pictures are scaled down to
@@ -227,7 +228,8 @@ def _draw(method: Method, answer: _Answer, scale: Any, path: Path) -> None:
 
 
 def _values(folder: Path, method: Method, name: str, answer: _Answer) -> dict[str, Any]:
-    """The prediction as JSON; a value for each pixel goes to a file, whose path stands for it."""
+    """The prediction as JSON, values of classes by their names; a value for each pixel goes to a file, whose path
+    stands for it."""
     values = {}
     for key, value in answer.prediction.items():
         stated = method.task.prediction.get(key, Field(""))
@@ -239,6 +241,8 @@ def _values(folder: Path, method: Method, name: str, answer: _Answer) -> dict[st
                 path = _map_place(folder, name, key)
                 np.save(path, value.numpy())
             values[key] = path.relative_to(folder).as_posix()
+        elif stated.dimensions == ["batch", "classes"] and len(value) == len(method.info.classes):
+            values[key] = dict(zip(method.info.classes, value.tolist(), strict=True))
         else:
             values[key] = value.item() if value.ndim == 0 else value.tolist()
     return values

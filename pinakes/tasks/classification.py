@@ -194,9 +194,12 @@ class Classification(Task):
         return ClassificationMeter(info)
 
     def draw_sample(self, sample: Sample, info: DataInfo) -> list[Panel]:
-        """The image with its class."""
+        """The image with its class; of an image without truth, with its file's name."""
+        image = to_pixels(sample["image"])
+        if "label" not in sample:
+            return [Panel(image, str(sample.get("path", "")).rpartition("/")[2])]
         label = int(sample["label"])
-        return [Panel(to_pixels(sample["image"]), "unlabelled" if label < 0 else info.classes[label])]
+        return [Panel(image, "unlabelled" if label < 0 else info.classes[label])]
 
     def draw_prediction(self, sample: Sample, prediction: Prediction, scale: Any = None) -> list[Panel]:
         """The image with the predicted class, on a green frame if it is the true one, else on a red one."""

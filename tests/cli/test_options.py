@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pinakes.cli import options
 from pinakes.cli.options import read_settings, read_settings_of_methods
 from pinakes.errors import UserError
 
@@ -124,4 +125,42 @@ def test_options_of_methods_are_sorted_by_method() -> None:
 def test_option_of_a_method_that_is_not_understood(word: str, message: str) -> None:
     with pytest.raises(UserError) as refusal:
         read_settings_of_methods([word], ["patchcore"])
+    assert message in str(refusal.value)
+
+
+def test_an_option_for_all_goes_to_every_method_that_has_it() -> None:
+    slugs = ["kd", "cross-entropy"]
+    assert read_settings_of_methods(["all.student=x", "all.teacher=y"], slugs) == {
+        "all": {"student": "x", "teacher": "y"}
+    }
+    assert read_settings_of_methods(["all.student=x", "kd.student=y"], slugs) == {
+        "all": {"student": "x"},
+        "kd": {"student": "y"},
+    }
+
+
+def test_an_option_for_all_is_read_as_each_method_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    slugs = ["patchcore", "feature-norm-ood"]
+    kinds = {"patchcore": 3, "feature-norm-ood": "3"}
+    monkeypatch.setattr(
+        options, "read_settings", lambda words, constructor, owner: {words[0].partition("=")[0]: kinds[owner]}
+    )
+    found = read_settings_of_methods(["all.backbone=3"], slugs)
+    assert found == {slug: {"backbone": value} for slug, value in kinds.items()}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["all.neighbors=3"],
+            "no method that takes part has an option 'neighbors'; did you mean 'neighbours'",
+        ),
+        (["all.neighbours=many"], "--set neighbours: expected a whole number, got 'many'"),
+        (["all.sigma=1", "all.sigma=2"], "--set all.sigma: is given twice"),
+    ],
+)
+def test_an_option_for_all_that_is_not_understood(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        read_settings_of_methods(words, ["patchcore"])
     assert message in str(refusal.value)

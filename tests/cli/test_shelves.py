@@ -1,10 +1,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 
+import pinakes.papers
 from pinakes import catalogue
 from pinakes.catalogue import Paper
 from pinakes.cli import completion
@@ -108,6 +110,72 @@ def test_completion_offers_methods_tasks_shelves_and_sets() -> None:
 def test_completion_offers_options_of_a_method() -> None:
     assert [word for word, _ in completion.settings_of_methods("patchc")] == ["patchcore."]
     assert [word for word, _ in completion.settings_of_methods("patchcore.sig")] == ["patchcore.sigma="]
+
+
+def test_completion_offers_options_for_all_methods() -> None:
+    assert [word for word, _ in completion.settings_of_methods("al")] == ["all."]
+    assert [word for word, _ in completion.settings_of_methods("all.coreset")] == ["all.coreset_ratio="]
+
+
+def test_completion_offers_what_can_be_compared() -> None:
+    offered = [name for name, _ in completion.subjects("")]
+    assert {paper.task for paper in PAPERS} | {paper.shelf for paper in PAPERS} == set(offered)
+    assert len(offered) == len(set(offered))
+
+
+def test_completion_offers_methods_that_distil() -> None:
+    assert "kd" in [slug for slug, _ in completion.distillers("k")]
+    assert [word for word, _ in completion.distillers("kd,dk")] == ["kd,dkd"]
+    assert completion.distillers("patchcore") == []
+    assert [word for word, _ in completion.distillers("al")] == ["all"]
+
+
+SHARING = """
+from pinakes.tasks.base import Task
+
+Mode = Literal["a", "b"]
+WIDTH = 4
+
+class Base:
+    \"\"\"A base.
+
+    Args:
+        width: How wide.
+        mode: Which way.
+        depth: How deep.
+    \"\"\"
+    def __init__(self, width: int = WIDTH, mode: Mode = "a", depth: int = 1) -> None: ...
+
+class Middle(Base):
+    \"\"\"Adds nothing.\"\"\"
+
+class Paper(Middle):
+    \"\"\"A paper.
+
+    Args:
+        alpha: A weight.
+        depth: How deep here.
+    \"\"\"
+    def __init__(self, alpha: float = 1.0, depth: int = 2, **shared: Any) -> None: ...
+"""
+
+
+def test_options_that_a_method_shares_are_read_from_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = tmp_path / "sharing"
+    shelf.mkdir()
+    (shelf / "__init__.py").touch()
+    (shelf / "paper.py").write_text(SHARING)
+    monkeypatch.setattr(pinakes.papers, "__path__", [*pinakes.papers.__path__, str(tmp_path)])
+    paper = Paper("x", "T", "A", "Nowhere 2020", "arXiv:1", "anomaly", "paper:Paper", "", shelf="sharing")
+    found = [(each.name, each.type, each.default, each.about) for each in read_options(paper)]
+    assert found == [
+        ("alpha", "float", "1.0", "A weight."),
+        ("depth", "int", "2", "How deep here."),
+        ("width", "int", "4", "How wide."),
+        ("mode", "Literal['a', 'b']", "'a'", "Which way."),
+    ]
 
 
 def test_shell_asks_for_completion() -> None:

@@ -16,5 +16,6 @@ SHELF = Shelf(
         _toy("toy-contrast", "toys:Contrast"),
         _toy("toy-noise", "toys:Noise"),
         _toy("toy-broken", "toys:Broken"),
+        _toy("toy-taught", "toys:Taught"),
     ],
 )

@@ -35,6 +35,27 @@ class Contrast(Method):
         return {"score": found.amax((1, 2)), "map": found}
 
 
+class Taught(Contrast):
+    """Says what its teacher says, which is another power of the contrast, or one that cannot be judged."""
+
+    def __init__(self, teacher: str = "2", power: float = 1.0) -> None:
+        super().__init__(power)
+        self.teacher = teacher
+
+    def ready(self, data: TaskData, plan: TrainingPlan) -> None:
+        taught_by = Contrast(float(self.teacher)) if self.teacher != "broken" else Mute()
+        self.found = [taught_by.prepare(data.info)]
+
+    def learnt_from(self) -> dict[str, Method]:
+        return {"teacher": self.found[0]}
+
+
+class Mute(Method):
+    """Answers nothing."""
+
+    task_name = "anomaly"
+
+
 class Noise(Method):
     """A score that says nothing, and no map."""
 
