@@ -1,8 +1,10 @@
 """Shapes stated in signatures are checked at run time in every test."""
 
+import atexit
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,10 @@ from tests import typecheck
 
 hook = install_import_hook(["pinakes.papers", "pinakes.nn", "pinakes.tasks"], f"{typecheck.__name__}.check")
 
+if "PINAKES_CACHE" not in os.environ:
+    # what tests keep is not for the user's cache, and what that holds not for tests
+    os.environ["PINAKES_CACHE"] = tempfile.mkdtemp(prefix="pinakes-tests-")
+    atexit.register(shutil.rmtree, os.environ["PINAKES_CACHE"], ignore_errors=True)
 
 # small tensors gain nothing from more, and lose much where other work shares the cores
 torch.set_num_threads(1)

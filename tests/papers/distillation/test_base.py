@@ -1,5 +1,6 @@
 import inspect
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.nn import functional
 
 import pinakes
+from pinakes.engine.plan import TrainingPlan
 from pinakes.papers.distillation.base import (
     Classifier,
     distillation_divergence,
@@ -177,6 +179,18 @@ def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
     assert rates.index(max(rates)) in (2, 3)
 
 
+def test_a_worker_without_the_teacher_trains_it_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    data = pinakes.load_data(DATA, task="classification")
+    method = KD().prepare(data.info)
+    method.ready(data, TrainingPlan(steps=1, batch_size=8, devices=2))
+    assert "teacher" in method.learnt_from()
+    assert {name: os.environ[name] for name in launched} == launched
+
+
+@pytest.mark.slow
 def test_a_student_learns_in_two_processes() -> None:
     fitted = KD().fit(DATA, **QUICK, devices=2, device="cpu")
     assert torch.isfinite(weights(fitted)).all()
