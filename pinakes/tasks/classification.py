@@ -1,11 +1,11 @@
 """Image classification: one class for every image.
 
-Any data with classes will do, such as a folder for each. With `?labelled=0.1` a tenth of the training images of every
-class keep their label, or `?labelled=20` twenty of each; the others stay as images without one, for methods that can
-learn from these.
+Any data with classes will do, such as a folder for each. With `?shots=50` fifty training images of every class are
+used. With `?labelled=0.1` a tenth of the training images of every class keep their label, or `?labelled=20` twenty of
+each; the others stay as images without one, for methods that can learn from these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pinakes.data.base import DataInfo, Sample, SampleSet, TaskData
-from pinakes.data.views import View, labels_of
+from pinakes.data.spec import to_int
+from pinakes.data.views import View, chosen, labels_of
 from pinakes.engine.seeds import mix
 from pinakes.errors import UserError
 from pinakes.tasks.base import (
@@ -164,19 +165,24 @@ class Classification(Task):
     )
     default_data = "digits"
     example_data = "digits?n=40"
-    options = {"labelled": "training images of each class that keep their label, a share or a number"}
+    options = {
+        "shots": "training images of each class that are used",
+        "labelled": "training images of each class that keep their label, a share or a number",
+    }
     confusion = ("label", "label")
 
     def arrange(self, data: TaskData) -> TaskData:
-        """Makes sure that there are classes, and takes labels away where only some are wanted.
+        """Makes sure that there are classes, and leaves out training images, or their labels, where so wanted.
 
         Raises:
-            UserError: If there are fewer than two classes, or `labelled` cannot be read.
+            UserError: If there are fewer than two classes, or `shots` or `labelled` cannot be used.
         """
         if len(data.classes) < 2 or "label" not in data.train[0]:
             raise UserError(
                 f"{data.spec}: classification needs at least two classes; put the images into a folder for each"
             )
+        if "shots" in data.wishes:
+            data = replace(data, train=_few(data, to_int("shots", data.wishes["shots"])))
         words = data.wishes.get("labelled")
         return data if words is None else replace(data, train=_labelled(data, words))
 
@@ -214,9 +220,17 @@ class Classification(Task):
         return [Panel(framed, caption)]
 
 
+def _few(data: TaskData, shots: int) -> View:
+    """So many training images of every class, or all where it has fewer."""
+    if shots < 1:
+        raise UserError(f"{data.spec}: shots must be 1 or more, got {shots}")
+    labels = _labels(data)
+    return chosen(data.train, sorted(_some_of_each(labels, len(data.classes), lambda images: shots)))
+
+
 def _labelled(data: TaskData, words: str) -> View:
     """The training images, of which some of every class keep their label; which ones follows from the spec alone."""
-    labels = [UNLABELLED if label is None else label for label in labels_of(data.train)]
+    labels = _labels(data)
     try:
         wanted = float(words)
     except ValueError:
@@ -225,17 +239,28 @@ def _labelled(data: TaskData, words: str) -> View:
         raise UserError(
             f"{data.spec}: labelled must be a share above 0 or a whole number of images, got '{words}'"
         )
-    rng = np.random.default_rng(mix(len(labels), len(data.classes)))
-    kept = set()
-    for label in range(len(data.classes)):
-        rows = [i for i, each in enumerate(labels) if each == label]
-        # "1" is every image, as a share; one image a class is too few to be meant
-        count = round(wanted * len(rows)) if wanted <= 1 else int(wanted)
-        kept |= set(rng.permutation(rows)[: max(1, count)].tolist())
+    # "1" is every image, as a share; one image a class is too few to be meant
+    kept = _some_of_each(
+        labels, len(data.classes), lambda images: round(wanted * images) if wanted <= 1 else int(wanted)
+    )
     return View(
         [(data.train, i) for i in range(len(labels))],
         {"label": [label if i in kept else UNLABELLED for i, label in enumerate(labels)]},
     )
+
+
+def _labels(data: TaskData) -> list[int]:
+    return [UNLABELLED if label is None else label for label in labels_of(data.train)]
+
+
+def _some_of_each(labels: Sequence[int], classes: int, count: Callable[[int], int]) -> set[int]:
+    """Places of images of every class, at least one; `count` says how many of those that it has."""
+    rng = np.random.default_rng(mix(len(labels), classes))
+    kept: set[int] = set()
+    for label in range(classes):
+        rows = [i for i, each in enumerate(labels) if each == label]
+        kept |= set(rng.permutation(rows)[: max(1, count(len(rows)))].tolist())
+    return kept
 
 
 TASK = Classification()

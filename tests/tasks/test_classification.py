@@ -82,6 +82,21 @@ def test_labelled_keeps_the_labels_of_a_share_or_a_number_of_each_class(words: s
     assert int(data.train[int(np.argmax(labels >= 0))]["label"]) == labels[np.argmax(labels >= 0)]
 
 
+def test_shots_are_the_training_images_of_each_class_that_are_used() -> None:
+    data = pinakes.load_data("digits?n=100&shots=3&labelled=2", task="classification")
+    labels = np.array(labels_of(data.train))
+    assert len(labels) == 30
+    assert (labels >= 0).sum() == 20
+    assert sorted(set(labels.tolist())) == list(range(-1, 10))
+    assert len(data.test) == len(pinakes.load_data("digits?n=100", task="classification").test)
+
+
+@pytest.mark.parametrize("words", ["0", "few", "0.5"])
+def test_shots_that_are_no_number_of_images_are_refused(words: str) -> None:
+    with pytest.raises(pinakes.UserError, match="shots"):
+        pinakes.load_data(f"digits?n=40&shots={words}", task="classification")
+
+
 @pytest.mark.parametrize("words", ["0", "-1", "1.5", "many"])
 def test_labelled_that_is_neither_share_nor_number_is_refused(words: str) -> None:
     with pytest.raises(pinakes.UserError, match="labelled"):

@@ -40,8 +40,8 @@ LAYERS = (-3, -2, -1)
 WARM_UP = 0.1
 """Share of training in which the learning rate rises to its full height."""
 
-CLAIM_DATA = "scenes:classification?size=32&n=500"
-"""Made scenes with one main object each, on which claims are put to the test unless they say otherwise."""
+CLAIM_DATA = "scenes:classification?size=32&n=4000&shots=50"
+"""Made scenes with one main object each, few to learn from and 1000 to be judged on: the data of most claims."""
 CLAIM_STEPS = 300
 """How many steps a student learns in a claim, some 40 passes over the images.
 

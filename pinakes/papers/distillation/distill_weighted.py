@@ -21,7 +21,7 @@ What the code follows, with sources s, similarities e_s, and all images x with f
 Differences from the paper, of which we had the abstract alone: features are not reduced by a principal component
 analysis before PARC. The authors have published no code; how the e_s are brought to 0 ... 1 and the defaults of p and
 lambda are this implementation's. The sources of the paper are models of large public data sets; here they are run
-folders of fitted methods, or built-in data on which a network is trained from scratch first. """
+folders of fitted methods, or built-in data on which a network is trained from scratch first."""
 
 import logging
 from collections.abc import Sequence

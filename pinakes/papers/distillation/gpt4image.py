@@ -64,7 +64,7 @@ EQUATIONS = (
 )
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 
-DESCRIBED_SCENES = "scenes:attributes?size=32&n=500"
+DESCRIBED_SCENES = "scenes:attributes?size=32&n=4000&shots=50"
 """Made scenes of one thing each, with its class, and its colour, texture and form as attributes."""
 
 Description = str | Sequence[float]
