@@ -69,7 +69,7 @@ def calibration_error(
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (arXiv:1706.04599), equation 3.
 
     Example:
-        >>> calibration_error(torch.tensor([0.9, 0.9]), torch.tensor([1, 0]))
+        >>> round(calibration_error(torch.tensor([0.9, 0.9]), torch.tensor([1, 0])), 6)
         0.4
     """
     return _Calibration(bins).update(confidence, right).error()

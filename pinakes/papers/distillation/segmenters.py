@@ -4,13 +4,17 @@ ways to train the student that others are held against.
 Options, augmentation, learning rate and the teacher's life are those of `pinakes.papers.distillation.base`.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pinakes.data.base import DataInfo
+from pinakes.catalogue import find
+from pinakes.data.base import DataInfo, TaskData
+from pinakes.engine.plan import TrainingPlan
+from pinakes.engine.runs import DESCRIPTION, read_description
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError
 from pinakes.nn.segmenter import ImageSegmenter, resized
@@ -142,14 +146,23 @@ class SegmentationDistiller(Distiller, Segmenter):
         found = super().taught(image)
         return Answer(found.levels, resized(found.logits, image.shape[-2:]))
 
+    def ready(self, data: TaskData, plan: TrainingPlan) -> None:
+        """Loads the teacher, or trains it if that has not been done before.
+
+        Raises:
+            UserError: If the teacher's run does not fit the task or the data.
+        """
+        folder = Path(self.teacher_name)
+        if (folder / DESCRIPTION).is_file():
+            slug = read_description(folder)["method"]
+            if find(slug).task != self.task_name:
+                raise UserError(f"teacher: {folder} holds a run of {slug}, which names no class of pixels")
+        super().ready(data, plan)
+
     def _fresh_teacher(self) -> Segmenter:
         return Segmenter(self.teacher_name, augmentation=self.augmentation)
 
-    def _set_teacher(self, teacher: Classifier) -> None:
-        if not isinstance(teacher, Segmenter):
-            raise UserError(
-                f"teacher: {self.teacher_name} holds a run of {type(teacher).__name__}, which names no class of pixels"
-            )
+    def _set_teacher(self, teacher: Any) -> None:
         self._teacher = [teacher.eval().requires_grad_(False)]
         with isolated(0):
             self.helping = self.helpers([self.network.width], [teacher.network.width])

@@ -77,8 +77,9 @@ def reconfigured(
     Example:
         >>> import torch
         >>> constant = torch.ones(1, 2, 3, 3)
-        >>> reconfigured(torch.rand(1, 4, 2, 2), torch.rand(1, 4, 3, 3), constant).flatten()
-        tensor([1., 1., 1., 1., 1., 1., 1., 1.])
+        >>> gathered = reconfigured(torch.rand(1, 4, 2, 2), torch.rand(1, 4, 3, 3), constant)
+        >>> torch.allclose(gathered, torch.ones(1, 2, 2, 2))
+        True
     """
     size = query.shape[-2:]
     theta, gamma, phi = (each.flatten(2).mT for each in (query, key, value))
