@@ -4,17 +4,13 @@ ways to train the student that others are held against.
 Options, augmentation, learning rate and the teacher's life are those of `pinakes.papers.distillation.base`.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pinakes.catalogue import find
-from pinakes.data.base import DataInfo, TaskData
-from pinakes.engine.plan import TrainingPlan
-from pinakes.engine.runs import DESCRIPTION, read_description
+from pinakes.data.base import DataInfo
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError
 from pinakes.nn.segmenter import ImageSegmenter, resized
@@ -145,19 +141,6 @@ class SegmentationDistiller(Distiller, Segmenter):
         """What the teacher says of images in [0, 1], its logits in their size, without gradients."""
         found = super().taught(image)
         return Answer(found.levels, resized(found.logits, image.shape[-2:]))
-
-    def ready(self, data: TaskData, plan: TrainingPlan) -> None:
-        """Loads the teacher, or trains it if that has not been done before.
-
-        Raises:
-            UserError: If the teacher's run does not fit the task or the data.
-        """
-        folder = Path(self.teacher_name)
-        if (folder / DESCRIPTION).is_file():
-            slug = read_description(folder)["method"]
-            if find(slug).task != self.task_name:
-                raise UserError(f"teacher: {folder} holds a run of {slug}, which names no class of pixels")
-        super().ready(data, plan)
 
     def _fresh_teacher(self) -> Segmenter:
         return Segmenter(self.teacher_name, augmentation=self.augmentation)
