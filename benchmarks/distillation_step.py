@@ -11,7 +11,8 @@ from torch.nn import functional
 import pinakes
 from benchmarks.harness import Finding, race, save
 from pinakes.nn.classifier import ImageClassifier
-from pinakes.papers.distillation.base import LAYERS, Distiller
+from pinakes.papers.distillation.base import Distiller
+from pinakes.papers.distillation.classifier import LAYERS
 from pinakes.tasks.base import Batch
 
 TEACHER, STUDENT = "pinakes/tiny_conv", "pinakes/resnet8s2"

@@ -27,14 +27,8 @@ from torch.nn import functional
 
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
-    Answer,
-    Distiller,
-    in_smaller_size,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, in_smaller_size
+from pinakes.papers.distillation.classifier import Answer, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 
 EQUATIONS = (

@@ -8,37 +8,27 @@ seeds and runs on the same data (`pinakes.lab.fitted_once`).
 
 import inspect
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import LambdaLR
 
-import pinakes
-from pinakes.data.base import DataInfo, TaskData
+from pinakes.data.base import TaskData
 from pinakes.engine.plan import TrainingPlan
 from pinakes.engine.runs import DESCRIPTION
 from pinakes.engine.seeds import isolated
-from pinakes.errors import UserError, suggest
+from pinakes.errors import UserError
 from pinakes.lab.fitted_once import fitted_once
 from pinakes.method import Method
-from pinakes.nn.augment import flipped, shifted
-from pinakes.nn.classifier import ImageClassifier
-from pinakes.tasks.base import Batch, Prediction
-from pinakes.tasks.classification import UNLABELLED, answer
+from pinakes.papers.distillation.classifier import Answer, Augmentation, Classifier
+from pinakes.papers.distillation.teacher import KeptAnswers, answered, loaded_teacher, numbered
+from pinakes.tasks.base import Batch
 
 log = logging.getLogger(__name__)
-
-LAYERS = (-3, -2, -1)
-"""The feature levels that losses may compare: the last three of a backbone."""
-WARM_UP = 0.1
-"""Share of training in which the learning rate rises to its full height."""
 
 CLAIM_DATA = "scenes:classification?size=32&n=4000&shots=50"
 """Made scenes with one main object each, few to learn from and 1000 to be judged on: the data of most claims."""
@@ -48,34 +38,6 @@ CLAIM_STEPS = 300
 A first setting, 2000 images and 400 steps, was set aside after a look at seed 0, on which KD was not ahead of the
 labels alone. The number of images was then chosen on seed 77, on which it was; the steps were cut to 300 for time.
 """
-
-Augmentation = Literal["none", "shift", "flip"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a network says of a batch.
-
-    Args:
-        levels: The last three feature maps (batch, width, rows, columns), the deepest last.
-        logits: (batch, classes).
-    """
-
-    levels: list[Tensor]
-    logits: Tensor
-
-
-def labelled_cross_entropy(
-    logits: Float[Tensor, "batch classes"], label: Int[Tensor, " batch"]
-) -> Float[Tensor, ""]:
-    """The mean cross-entropy of the images that have a label; 0 where none has.
-
-    Args:
-        logits: Unnormalised.
-        label: The class, or -1 where it is not known.
-    """
-    count = (label != UNLABELLED).sum().clamp(min=1)
-    return functional.cross_entropy(logits, label, ignore_index=UNLABELLED, reduction="sum") / count
 
 
 def distillation_divergence(
@@ -114,109 +76,6 @@ def in_smaller_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return functional.adaptive_avg_pool2d(one, size), functional.adaptive_avg_pool2d(other, size)
 
 
-class Classifier(Method):
-    """A backbone with a linear layer, trained by the cross-entropy of its labels.
-
-    Args:
-        student: Name of the network that is trained, as `pinakes.nn.backbones` reads it.
-        learning_rate: Of AdamW, after a rise over the first tenth of training and before it falls to 0 as a cosine.
-        augmentation: How training images are changed: "shift" moves them by up to an eighth, "flip" also mirrors them,
-            "none" leaves them.
-
-    Raises:
-        UserError: If a value is out of range; the message names it.
-    """
-
-    task_name = "classification"
-    min_size = 32
-    min_images = 2
-    training_defaults = {"steps": 500, "batch_size": 64}
-
-    def __init__(
-        self,
-        student: str = "pinakes/resnet8s2",
-        learning_rate: float = 2e-3,
-        augmentation: Augmentation = "shift",
-    ) -> None:
-        super().__init__()
-        if not learning_rate > 0:
-            raise UserError(f"learning_rate: expected a number above 0, got {learning_rate}")
-        if augmentation not in get_args(Augmentation):
-            raise UserError(
-                f"augmentation: '{augmentation}' is unknown{suggest(augmentation, get_args(Augmentation))}"
-            )
-        self.student_name = student
-        self.learning_rate = learning_rate
-        self.augmentation = augmentation
-
-    def build(self, info: DataInfo) -> None:
-        """Makes the network.
-
-        Raises:
-            UserError: If there are fewer than two classes.
-        """
-        if len(info.classes) < 2:
-            raise UserError(f"data: a classifier needs at least two classes, got {len(info.classes)}")
-        self.network = ImageClassifier(self.student_name, len(info.classes), info.channels, LAYERS)
-        self.classes = info.classes
-
-    def answers(self, image: Float[Tensor, "batch channels height width"]) -> Answer:
-        """Feature levels and logits of images in [0, 1]."""
-        levels = self.network.levels(image)
-        return Answer(levels, self.network.read(levels[-1]))
-
-    def augmented(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Training images, changed at random."""
-        if self.augmentation == "none":
-            return image
-        moved = shifted(image)
-        return flipped(moved) if self.augmentation == "flip" else moved
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        """The cross-entropy of a batch."""
-        logits = self.answers(self.augmented(batch["image"])).logits
-        return labelled_cross_entropy(logits, batch["label"])
-
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
-        """The probability of each class, and the most probable one."""
-        return answer(self.answers(batch["image"]).logits, self.classes)
-
-    @property
-    def done(self) -> float:
-        """The share of training that is done, 0 to 1; 1 where nothing says how long it is."""
-        total = self._total_steps()
-        return min(1.0, self.global_step / total) if total else 1.0
-
-    def configure_optimizers(self) -> Any:
-        """AdamW on everything that is trained, with a rise and a fall of the learning rate."""
-        optimiser = torch.optim.AdamW(
-            [parameter for parameter in self.parameters() if parameter.requires_grad],
-            lr=self.learning_rate,
-            weight_decay=0.05,
-        )
-        total = self._total_steps()
-        if not total:
-            return optimiser
-        schedule = LambdaLR(optimiser, lambda step: rise_and_fall(step / total))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _total_steps(self) -> int:
-        """How many steps training has, or 0 where it has no trainer or only a time limit."""
-        if self._trainer is None:
-            return 0
-        total = self.trainer.estimated_stepping_batches
-        return int(total) if math.isfinite(total) and 0 < total < 10**8 else 0
-
-
-def rise_and_fall(done: float) -> float:
-    """The learning rate as a share of its full height, when a share of training is done."""
-    if done < WARM_UP:
-        return (done + 1e-3) / (WARM_UP + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP))))
-
-
 class Distiller(Classifier):
     """A student that learns from a teacher.
 
@@ -232,6 +91,8 @@ class Distiller(Classifier):
         learning_rate: Of AdamW, after a rise over the first tenth of training and before it falls to 0 as a cosine.
         augmentation: How training images are changed: "shift" moves them by up to an eighth, "flip" also mirrors them,
             "none" leaves them. Teacher and student see the same.
+        keep_answers: Whether the teacher is asked only once of each training image and its answers are kept in memory:
+            faster where images are not augmented, for as much memory as features and logits of all images take.
 
     Raises:
         UserError: If a value is out of range; the message names it.
@@ -244,13 +105,21 @@ class Distiller(Classifier):
         student: str = "pinakes/resnet8s2",
         learning_rate: float = 2e-3,
         augmentation: Augmentation = "shift",
+        keep_answers: bool = False,
     ) -> None:
         super().__init__(student, learning_rate, augmentation)
+        if keep_answers and augmentation != "none":
+            raise UserError(
+                "keep_answers: the teacher sees each image in another way each time, with augmentation "
+                f"'{augmentation}'; set it to 'none'"
+            )
         if teacher_steps is not None and teacher_steps < 1:
             raise UserError(f"teacher_steps: expected a whole number of 1 or more, got {teacher_steps}")
         self.teacher_name = str(teacher)
         self.teacher_steps = teacher_steps
         self._teacher: list[Classifier] = []
+        self.keep_answers = keep_answers
+        self._kept = KeptAnswers()
         self.helping: nn.Module | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -302,15 +171,18 @@ class Distiller(Classifier):
         A teacher that was fitted on images of another size sees them in that size.
         """
         self._begin()
-        teacher = self._teacher[0]
-        if teacher.device != image.device:
-            teacher.to(image.device)
-        if teacher.info.size != self.info.size:
-            image = functional.interpolate(image, teacher.info.size, mode="bilinear", antialias=True)
-        half = image.device.type == "cuda"
-        with torch.no_grad(), torch.autocast(image.device.type, torch.float16, enabled=half):
-            found = teacher.answers(image)
-        return Answer([level.float() for level in found.levels], found.logits.float())
+        return answered(self._teacher[0], image)
+
+    def heard(self, image: Float[Tensor, "batch channels height width"], batch: Batch) -> Answer:
+        """What the teacher says of a batch as it is shown; what it said before, where answers are kept.
+
+        Args:
+            image: The images of the batch, changed for training.
+            batch: The batch; answers are kept by its "index".
+        """
+        if self.keep_answers and "index" in batch:
+            return self._kept(self.taught, image, batch["index"])
+        return self.taught(image)
 
     def _teachers_plan(self, plan: TrainingPlan) -> TrainingPlan:
         steps, epochs = self.teacher_steps, None
@@ -344,8 +216,9 @@ class Distiller(Classifier):
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
         """Trains the student, and then drops what only training needs."""
         self.to(self.device)
-        super().learn(data, plan)
+        super().learn(numbered(data) if self.keep_answers else data, plan)
         self.helping = None
+        self._kept = KeptAnswers()
 
     def configure_optimizers(self) -> Any:
         """As any classifier's, for student and helpers."""
@@ -355,38 +228,8 @@ class Distiller(Classifier):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The loss of a batch; teacher and student see the same view of it."""
         image = self.augmented(batch["image"])
-        teacher = self.taught(image)
+        teacher = self.heard(image, batch)
         return self.loss(self.answers(image), teacher, batch["label"])
-
-
-def loaded_teacher(folder: str, info: DataInfo, task: str = "classification") -> Classifier:
-    """The teacher in a run folder.
-
-    Args:
-        folder: The run.
-        info: What the student is built for.
-        task: The task of both.
-
-    Raises:
-        UserError: If it is no such method of this shelf, or one of other classes or channels.
-    """
-    found = pinakes.load(folder)
-    if not isinstance(found, Classifier) or found.task_name != task:
-        raise UserError(
-            f"teacher: {folder} holds a run of {type(found).__name__}, not of a method of this shelf for {task}; "
-            "fit a teacher with one of those"
-        )
-    if found.info.classes != info.classes:
-        raise UserError(
-            f"teacher: {folder} knows the classes {', '.join(found.info.classes)}, but the data has "
-            f"{', '.join(info.classes)}"
-        )
-    if found.info.channels != info.channels:
-        raise UserError(
-            f"teacher: {folder} takes {found.info.channels} channels, but the data has {info.channels}; add "
-            f"?channels={found.info.channels} to the spec"
-        )
-    return found
 
 
 def _spell_out(cls: type[Distiller]) -> None:

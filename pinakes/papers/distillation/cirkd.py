@@ -38,7 +38,8 @@ from torch.nn import functional
 
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import Answer, distillation_divergence, in_smaller_size
+from pinakes.papers.distillation.base import distillation_divergence, in_smaller_size
+from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.segmenters import (
     PixelKD,
     SegmentationDistiller,

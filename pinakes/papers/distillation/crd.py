@@ -26,7 +26,6 @@ without labels. Several processes that train together exchange what they remembe
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,20 +34,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pinakes.data.base import TaskData
-from pinakes.data.views import View, labels_of
+from pinakes.data.views import labels_of
 from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
-    Answer,
-    Distiller,
-    distillation_divergence,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, distillation_divergence
+from pinakes.papers.distillation.classifier import Answer, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 from pinakes.papers.distillation.kd import KD
+from pinakes.papers.distillation.teacher import numbered
 from pinakes.tasks.base import Batch
 from pinakes.tasks.classification import UNLABELLED
 
@@ -281,15 +275,13 @@ class CRD(Distiller):
 
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
         """Trains the student on images that know their place in the training set."""
-        places = range(len(data.train))
-        numbered = View([(data.train, place) for place in places], {"index": places})
-        super().learn(replace(data, train=numbered), plan)
+        super().learn(numbered(data), plan)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The loss of a batch; one that does not say which training images it holds is only good for a trial."""
         index = self._index(batch)
         image = self.augmented(batch["image"])
-        teacher = self.taught(image)
+        teacher = self.heard(image, batch)
         student = self.answers(image)
         return self.loss(student, teacher, batch["label"]) + self.beta * self.contrast(
             student, teacher, index

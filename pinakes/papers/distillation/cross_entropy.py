@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Augmentation, Classifier
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS
+from pinakes.papers.distillation.classifier import Augmentation, Classifier
 from pinakes.tasks.base import Batch
 
 EQUATIONS = (("Softmax and its logarithm", r"L = -\log \frac{e^{z_t}}{\sum_k e^{z_k}}"),)

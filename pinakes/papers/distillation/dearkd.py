@@ -42,14 +42,8 @@ from pinakes.data.base import DataInfo
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.masked_autoencoder import normalised
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
-    Answer,
-    Augmentation,
-    Distiller,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.classifier import Answer, Augmentation, labelled_cross_entropy
 from pinakes.tasks.base import Batch
 
 EQUATIONS = (
@@ -359,14 +353,12 @@ class DearKD(Distiller):
         self.alpha, self.beta, self.first_stage = alpha, beta, first_stage
         self.early_blocks, self.patch, self.embed_dim, self.depth = early_blocks, patch, embed_dim, depth
 
-    def build(self, info: DataInfo) -> None:
-        """Makes the network.
+    def new_network(self, info: DataInfo) -> Any:
+        """The transformer, not yet trained.
 
         Raises:
-            UserError: If there are fewer than two classes, or images cannot be cut into patches.
+            UserError: If images cannot be cut into patches.
         """
-        if len(info.classes) < 2:
-            raise UserError(f"data: a classifier needs at least two classes, got {len(info.classes)}")
         height, width = info.size
         if height % self.patch or width % self.patch:
             raise UserError(
@@ -376,8 +368,7 @@ class DearKD(Distiller):
         backbone = EarlyTransformer(
             (height, width), self.patch, info.channels, self.embed_dim, self.depth, self.early_blocks
         )
-        self.network = TwoTokenClassifier(backbone, len(info.classes))
-        self.classes = info.classes
+        return TwoTokenClassifier(backbone, len(info.classes))
 
     def answers(self, image: Float[Tensor, "batch channels height width"]) -> EarlyAnswer:
         """Feature levels, and the logits of both tokens with their mean."""
@@ -408,8 +399,8 @@ class DearKD(Distiller):
         Raises:
             UserError: If it is not.
         """
-        if self.first_stage and not self._total_steps():
-            raise UserError("steps: the first stage takes a share of them; give steps or epochs")
+        if self.first_stage:
+            self.needs_a_length("first_stage")
 
 
 def _hard_deit() -> DearKD:

@@ -47,15 +47,10 @@ from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.lab.fitted_once import fitted_once
 from pinakes.method import Method
 from pinakes.nn.similarity import linear_cka
-from pinakes.papers.distillation.base import (
-    CLAIM_STEPS,
-    Answer,
-    Augmentation,
-    Classifier,
-    Distiller,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.classifier import Augmentation, Classifier, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
+from pinakes.papers.distillation.teacher import answered
 from pinakes.tasks.base import Batch
 from pinakes.tasks.classification import UNLABELLED
 
@@ -251,7 +246,7 @@ class DistillWeighted(Distiller):
 
     def source_answers(self, image: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
         """The logits (batch, classes) of each source that has a weight, without gradients."""
-        return [_answer(source, image).logits for source in self._sources]
+        return [answered(source, image).logits for source in self._sources]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The cross-entropy of the labels and, by weight, of what the sources say of all images."""
@@ -315,7 +310,7 @@ class DistillWeighted(Distiller):
         return image.to(device), torch.tensor([labels[row] for row in rows], device=device)
 
     def _features(self, source: Classifier, image: Tensor) -> Tensor:
-        return torch.cat([_answer(source, part).levels[-1].mean((2, 3)) for part in image.split(64)])
+        return torch.cat([answered(source, part).levels[-1].mean((2, 3)) for part in image.split(64)])
 
     def _begin(self) -> None:
         if self._sources:
@@ -325,18 +320,6 @@ class DistillWeighted(Distiller):
         self._weigh(sources, torch.zeros(len(sources)), 0)
         assert self.helping is not None
         self.helping.to(self.device)
-
-
-def _answer(source: Classifier, image: Float[Tensor, "batch channels height width"]) -> Answer:
-    """What a source says of images, in half precision on a GPU, at the size on which it was fitted."""
-    if source.device != image.device:
-        source.to(image.device)
-    if source.info.size != tuple(image.shape[-2:]):
-        image = functional.interpolate(image, source.info.size, mode="bilinear", antialias=True)
-    half = image.device.type == "cuda"
-    with torch.no_grad(), torch.autocast(image.device.type, torch.float16, enabled=half):
-        found = source.answers(image)
-    return Answer([level.float() for level in found.levels], found.logits.float())
 
 
 def _loaded(folder: str, info: DataInfo) -> Classifier:

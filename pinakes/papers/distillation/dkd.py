@@ -27,14 +27,8 @@ from torch.nn import functional
 
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
-    WARM_UP,
-    Answer,
-    Distiller,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.classifier import WARM_UP, Answer, labelled_cross_entropy
 from pinakes.papers.distillation.kd import KD
 from pinakes.tasks.classification import UNLABELLED
 

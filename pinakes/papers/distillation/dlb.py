@@ -34,14 +34,8 @@ from pinakes.data.views import View, labels_of
 from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
-    Augmentation,
-    Classifier,
-    distillation_divergence,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, distillation_divergence
+from pinakes.papers.distillation.classifier import Augmentation, Classifier, labelled_cross_entropy
 from pinakes.tasks.base import Batch
 from pinakes.tasks.classification import UNLABELLED
 

@@ -44,7 +44,8 @@ from pinakes.nn.masked_autoencoder import (
     random_masking,
     reconstruction_loss,
 )
-from pinakes.papers.distillation.base import CLAIM_DATA, Augmentation, Distiller, rise_and_fall
+from pinakes.papers.distillation.base import CLAIM_DATA, Distiller
+from pinakes.papers.distillation.classifier import Augmentation, rise_and_fall
 from pinakes.tasks.base import Batch
 
 EQUATIONS = (
@@ -186,14 +187,12 @@ class DMAE(Distiller):
         self.patch, self.embed_dim, self.depth = patch, embed_dim, depth
         self.teacher_dim, self.teacher_depth = teacher_dim, teacher_depth
 
-    def build(self, info: DataInfo) -> None:
-        """Makes the network.
+    def new_network(self, info: DataInfo) -> Any:
+        """The student, not yet trained.
 
         Raises:
-            UserError: If there are fewer than two classes, or images cannot be cut into patches.
+            UserError: If images cannot be cut into patches.
         """
-        if len(info.classes) < 2:
-            raise UserError(f"data: a classifier needs at least two classes, got {len(info.classes)}")
         height, width = info.size
         if height % self.patch or width % self.patch or height * width < 2 * self.patch**2:
             raise UserError(
@@ -201,8 +200,7 @@ class DMAE(Distiller):
                 "patch or size"
             )
         backbone = MaskedEncoder((height, width), self.patch, info.channels, self.embed_dim, self.depth)
-        self.network = PatchClassifier(backbone, len(info.classes))
-        self.classes = info.classes
+        return PatchClassifier(backbone, len(info.classes))
 
     # -- the teacher -----------------------------------------------------------------------------------------
 
@@ -308,8 +306,8 @@ class DMAE(Distiller):
         Raises:
             UserError: If it is not.
         """
-        if self.pretraining and not self._total_steps():
-            raise UserError("steps: pretraining takes a share of them; give steps or epochs")
+        if self.pretraining:
+            self.needs_a_length("pretraining")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Fine-tuning starts with fresh statistics of the optimiser."""
@@ -320,7 +318,7 @@ class DMAE(Distiller):
     def configure_optimizers(self) -> Any:
         """AdamW on everything that is trained; the learning rate rises and falls once in each stage."""
         found = super(Distiller, self).configure_optimizers()
-        total = self._total_steps()
+        total = self.total_steps()
         if not total:
             return found
         change = self._first_of_fine_tuning()
@@ -334,7 +332,7 @@ class DMAE(Distiller):
         return {"optimizer": found["optimizer"], "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _first_of_fine_tuning(self) -> int:
-        return math.ceil(self.pretraining * self._total_steps())
+        return math.ceil(self.pretraining * self.total_steps())
 
 
 def _loaded(folder: str, student: MaskedEncoder, info: DataInfo) -> DMAE:

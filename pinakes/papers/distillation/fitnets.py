@@ -29,15 +29,8 @@ from torch import Tensor, nn
 
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
-    LAYERS,
-    Answer,
-    Distiller,
-    in_smaller_size,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, in_smaller_size
+from pinakes.papers.distillation.classifier import LAYERS, Answer, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 
 EQUATIONS = (
@@ -152,14 +145,14 @@ class FitNets(Distiller):
             never_negative = not (guide.answers(noise).levels[self.layer] < 0).any().item()
         return Regressor(student[self.layer], teacher[self.layer], never_negative)
 
-    def on_train_start(self) -> None:
-        """Makes sure that the end of training is known.
+    def on_fit_start(self) -> None:
+        """Makes sure that the length of training is known, as the hints have a share of it.
 
         Raises:
-            UserError: If only a limit of time ends it, of which no share can be given to the hints.
+            UserError: If it is not.
         """
-        if self.hint_share and self.global_step == 0 and self.done == 1:
-            raise UserError("hint_share: needs to know how long training is; give steps or epochs, or 0")
+        if self.hint_share:
+            self.needs_a_length("hint_share")
 
     def loss(self, student: Answer, teacher: Answer, label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """The loss of the stage that training is in."""

@@ -41,12 +41,8 @@ from pinakes.engine.plan import TrainingPlan
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import (
-    CLAIM_STEPS,
-    Augmentation,
-    Classifier,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import CLAIM_STEPS
+from pinakes.papers.distillation.classifier import Augmentation, Classifier, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 from pinakes.scenes.labels.attributes import ATTRIBUTES
 from pinakes.tasks.base import Batch

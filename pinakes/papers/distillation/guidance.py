@@ -38,13 +38,13 @@ from pinakes.engine.runs import DESCRIPTION
 from pinakes.errors import UserError, suggest
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.method import Method
+from pinakes.nn.classifier import ImageClassifier
 from pinakes.nn.similarity import linear_cka
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.classifier import (
     Augmentation,
     Classifier,
-    Distiller,
+    OwnLayersClassifier,
     labelled_cross_entropy,
 )
 from pinakes.tasks.base import Batch
@@ -227,16 +227,12 @@ class Guidance(Distiller):
         self.depth = depth
         self.width = width
 
-    def build(self, info: DataInfo) -> None:
-        """Makes the target."""
+    def new_network(self, info: DataInfo) -> ImageClassifier:
+        """The target, not yet trained."""
         if self.student_name != FULLY_CONNECTED:
-            super().build(info)
-            return
-        self.student_name = "pinakes/resnet8s2"  # any that is quickly made: the layers take its place
-        super().build(info)
-        self.student_name = FULLY_CONNECTED
-        self.network.add_module("backbone", FullyConnected(info.channels, info.size, self.width, self.depth))
-        self.network.head = nn.Linear(self.width, len(info.classes))
+            return super().new_network(info)
+        layers = FullyConnected(info.channels, info.size, self.width, self.depth)
+        return OwnLayersClassifier(layers, len(info.classes))
 
     def ready(self, data: TaskData, plan: TrainingPlan) -> None:
         """Loads the guide, trains it if that has not been done before, or makes an untrained one from the seed.

@@ -32,13 +32,8 @@ from torch import Tensor
 
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
-    Answer,
-    Distiller,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.classifier import Answer, labelled_cross_entropy
 from pinakes.papers.distillation.kd import KD
 
 TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)

@@ -34,13 +34,8 @@ from pinakes.errors import UserError, suggest
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.lab.trial import Pair
 from pinakes.nn.augment import flipped, mixed
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
-    Answer,
-    Distiller,
-    distillation_divergence,
-)
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, distillation_divergence
+from pinakes.papers.distillation.classifier import Answer
 from pinakes.tasks.base import Batch
 
 EQUATIONS = (
@@ -146,6 +141,10 @@ class PatientConsistent(Distiller):
             raise UserError(f"views: '{views}' is unknown{suggest(views, VIEWS)}")
         if not 0 < area_min <= 1:
             raise UserError(f"area_min: expected a share above 0 and up to 1, got {area_min}")
+        if self.keep_answers and views != "fixed":
+            raise UserError(
+                f"keep_answers: with views '{views}' the teacher sees each image in another way each time"
+            )
         self.temperature = temperature
         self.views = views
         self.area_min = area_min
@@ -169,7 +168,7 @@ class PatientConsistent(Distiller):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The loss of a batch."""
         students, teachers = self.shown(batch["image"])
-        return self.loss(self.answers(students), self.taught(teachers), batch["label"])
+        return self.loss(self.answers(students), self.heard(teachers, batch), batch["label"])
 
 
 def _with(views: str, **options: Any) -> Callable[[], PatientConsistent]:

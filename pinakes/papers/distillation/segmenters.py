@@ -14,14 +14,8 @@ from pinakes.data.base import DataInfo
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError
 from pinakes.nn.segmenter import ImageSegmenter, resized
-from pinakes.papers.distillation.base import (
-    LAYERS,
-    Answer,
-    Classifier,
-    Distiller,
-    distillation_divergence,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import Distiller, distillation_divergence
+from pinakes.papers.distillation.classifier import LAYERS, Answer, Classifier, labelled_cross_entropy
 from pinakes.tasks.base import Batch, Prediction
 from pinakes.tasks.classification import UNLABELLED
 from pinakes.tasks.segmentation import NO_CLASS
@@ -89,10 +83,9 @@ class Segmenter(Classifier):
 
     network: ImageSegmenter  # type: ignore[assignment]  # of pixels, in place of one of images
 
-    def build(self, info: DataInfo) -> None:
-        """Makes the network."""
-        self.network = ImageSegmenter(self.student_name, len(info.classes), info.channels, LAYERS)
-        self.classes = info.classes
+    def new_network(self, info: DataInfo) -> Any:
+        """The student, not yet trained."""
+        return ImageSegmenter(self.student_name, len(info.classes), info.channels, LAYERS)
 
     def answers(self, image: Float[Tensor, "batch channels height width"]) -> Answer:
         """The embedding, as the only level, and the logits of every pixel, of images in [0, 1]."""
@@ -153,7 +146,7 @@ class SegmentationDistiller(Distiller, Segmenter):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The loss of a batch; teacher and student see the same view of it."""
         image, semantic = self.augmented_pair(batch["image"], batch["semantic"])
-        teacher = self.taught(image)
+        teacher = self.heard(image, batch)
         return self.loss(self.answers(image), teacher, semantic)
 
 

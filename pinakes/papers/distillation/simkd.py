@@ -36,17 +36,17 @@ from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.backbones import FeatureExtractor, without_weights
-from pinakes.papers.distillation.base import (
-    CLAIM_DATA,
-    CLAIM_STEPS,
+from pinakes.nn.classifier import ImageClassifier
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, in_smaller_size
+from pinakes.papers.distillation.classifier import (
+    LAYERS,
     Answer,
     Classifier,
-    Distiller,
-    in_smaller_size,
+    OwnLayersClassifier,
     labelled_cross_entropy,
-    loaded_teacher,
 )
 from pinakes.papers.distillation.kd import KD
+from pinakes.papers.distillation.teacher import loaded_teacher
 
 EQUATIONS = (
     ("Section 3.2", r"L = \lVert P(f_s) - f_t \rVert_2^2"),
@@ -157,22 +157,22 @@ class SimKD(Distiller):
         self.teacher_width = teacher_width
         self.rectify = rectify
 
-    def build(self, info: DataInfo) -> None:
-        """Makes the network: the student's backbone, the projector, and room for the teacher's classifier.
+    def new_network(self, info: DataInfo) -> ImageClassifier:
+        """The student's backbone, the projector, and room for the teacher's classifier.
 
         Raises:
-            UserError: If there are fewer than two classes, the teacher cannot be had, or `reduction` leaves it nothing.
+            UserError: If the teacher cannot be had, or `reduction` leaves it nothing.
         """
-        super().build(info)
         width, rectify = self._settled(info)
         if self.reduction > width:
             raise UserError(
                 f"reduction: expected at most the teacher's width of {width}, got {self.reduction}"
             )
-        self.network.backbone = ProjectedFeatures(  # type: ignore[assignment]  # has all that is asked of a backbone
-            self.network.backbone, width, self.reduction, rectify
-        )
-        self.network.head = nn.Linear(width, len(info.classes)).requires_grad_(not self.reuse)
+        student = FeatureExtractor(self.student_name, LAYERS, info.channels)
+        features = ProjectedFeatures(student, width, self.reduction, rectify)
+        network = OwnLayersClassifier(features, len(info.classes))
+        network.head.requires_grad_(not self.reuse)
+        return network
 
     def loss(self, student: Answer, teacher: Answer, label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """The alignment of the last features; for joint training, with the cross-entropy of the labels."""

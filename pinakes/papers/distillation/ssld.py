@@ -41,7 +41,8 @@ from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError, suggest
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.memory import nearest_neighbours
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Answer, Distiller
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 from pinakes.papers.distillation.kd import KD
 from pinakes.tasks.base import Batch
@@ -230,7 +231,7 @@ class SSLD(Distiller):
         # where nothing says how long training is, `done` is 1 throughout, and there is no last stage
         if 1 - self.finetune <= self.done < 1:
             rows = target_rows(batch["label"])
-            batch = {"image": batch["image"][rows], "label": batch["label"][rows]}
+            batch = {name: values[rows] for name, values in batch.items() if isinstance(values, Tensor)}
         return super().training_step(batch, batch_idx)
 
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:

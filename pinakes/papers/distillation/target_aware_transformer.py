@@ -39,13 +39,11 @@ from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.papers.distillation.base import (
     CLAIM_DATA,
     CLAIM_STEPS,
-    LAYERS,
-    Answer,
     Distiller,
     distillation_divergence,
     in_smaller_size,
-    labelled_cross_entropy,
 )
+from pinakes.papers.distillation.classifier import LAYERS, Answer, labelled_cross_entropy
 from pinakes.papers.distillation.kd import KD
 
 EQUATIONS = (

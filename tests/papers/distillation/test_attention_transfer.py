@@ -10,7 +10,7 @@ from pinakes.papers.distillation.attention_transfer import (
     attention,
     attention_distance,
 )
-from pinakes.papers.distillation.base import Answer
+from pinakes.papers.distillation.classifier import Answer
 
 
 @pytest.fixture

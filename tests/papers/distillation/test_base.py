@@ -9,11 +9,8 @@ from torch.nn import functional
 
 import pinakes
 from pinakes.engine.plan import TrainingPlan
-from pinakes.papers.distillation.base import (
-    Classifier,
-    distillation_divergence,
-    labelled_cross_entropy,
-)
+from pinakes.papers.distillation.base import distillation_divergence
+from pinakes.papers.distillation.classifier import Classifier, labelled_cross_entropy
 from pinakes.papers.distillation.dkd import DKD
 from pinakes.papers.distillation.kd import KD
 

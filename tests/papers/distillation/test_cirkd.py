@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional
 
 import pinakes
-from pinakes.papers.distillation.base import Answer
 from pinakes.papers.distillation.cirkd import (
     CIRKD,
     ClassMemory,
@@ -18,6 +17,7 @@ from pinakes.papers.distillation.cirkd import (
     regions,
     some_pixels,
 )
+from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.segmenters import Segmenter, pixel_cross_entropy, pixel_divergence, rows_of
 
 DATA = "scenes:segmentation?size=32&n=16"

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 import pinakes
-from pinakes.papers.distillation.base import Answer
+from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.dearkd import (
     Aligner,
     ConvolutionalAttention,

@@ -8,7 +8,7 @@ from scipy.stats import rankdata, spearmanr
 from sklearn.preprocessing import StandardScaler
 
 import pinakes
-from pinakes.papers.distillation.base import labelled_cross_entropy
+from pinakes.papers.distillation.classifier import labelled_cross_entropy
 from pinakes.papers.distillation.distill_weighted import (
     DistillWeighted,
     _ranks,

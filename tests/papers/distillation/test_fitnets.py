@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import pinakes
-from pinakes.papers.distillation.base import Answer
+from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.fitnets import (
     FitNets,
     Regressor,

@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 import pinakes
 from pinakes.engine.plan import TrainingPlan
-from pinakes.papers.distillation.base import labelled_cross_entropy
+from pinakes.papers.distillation.classifier import labelled_cross_entropy
 from pinakes.papers.distillation.gpt4image import (
     GPT4Image,
     Texts,

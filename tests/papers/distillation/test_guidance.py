@@ -6,7 +6,7 @@ from torch import nn
 
 import pinakes
 from pinakes.nn.similarity import linear_cka
-from pinakes.papers.distillation.base import labelled_cross_entropy
+from pinakes.papers.distillation.classifier import labelled_cross_entropy
 from pinakes.papers.distillation.guidance import (
     FullyConnected,
     Guidance,

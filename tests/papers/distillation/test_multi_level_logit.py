@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import pinakes
-from pinakes.papers.distillation.base import Answer, distillation_divergence, labelled_cross_entropy
+from pinakes.papers.distillation.base import distillation_divergence
+from pinakes.papers.distillation.classifier import Answer, labelled_cross_entropy
 from pinakes.papers.distillation.multi_level_logit import (
     MultiLevelLogit,
     batch_alignment,

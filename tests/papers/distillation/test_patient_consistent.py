@@ -7,7 +7,8 @@ import torch
 import pinakes
 from pinakes.lab.duel import Lab
 from pinakes.lab.trial import Budget, Pair, Trial
-from pinakes.papers.distillation.base import CLAIM_STEPS, Answer
+from pinakes.papers.distillation.base import CLAIM_STEPS
+from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.patient_consistent import (
     LONG,
     SHORT,

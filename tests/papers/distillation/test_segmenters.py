@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 
 import pinakes
-from pinakes.papers.distillation.base import Answer
 from pinakes.papers.distillation.cirkd import CIRKD
+from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.segmenters import (
     PixelKD,
     Segmenter,
@@ -120,6 +120,7 @@ def test_shared_options_are_options_of_every_segmentation_method() -> None:
         "student",
         "learning_rate",
         "augmentation",
+        "keep_answers",
     ]
     assert "teacher_steps:" in (PixelKD.__doc__ or "")
 

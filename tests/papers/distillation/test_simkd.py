@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import pinakes
-from pinakes.papers.distillation.base import Answer, Classifier
+from pinakes.papers.distillation.classifier import Answer, Classifier
 from pinakes.papers.distillation.kd import KD
 from pinakes.papers.distillation.simkd import Projector, SimKD, feature_alignment
 

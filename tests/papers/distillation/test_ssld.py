@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import pinakes
 from pinakes.data.views import View, chosen, labels_of
-from pinakes.papers.distillation.base import Answer
+from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.ssld import (
     SSLD,
     _LabelledOnly,

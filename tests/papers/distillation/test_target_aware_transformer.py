@@ -3,7 +3,8 @@ import torch
 from torch.nn import functional
 
 import pinakes
-from pinakes.papers.distillation.base import Answer, distillation_divergence, labelled_cross_entropy
+from pinakes.papers.distillation.base import distillation_divergence
+from pinakes.papers.distillation.classifier import Answer, labelled_cross_entropy
 from pinakes.papers.distillation.target_aware_transformer import (
     OneToOneMatching,
     TargetAwareMatching,
