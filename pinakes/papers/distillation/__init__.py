@@ -129,16 +129,6 @@ SHELF = Shelf(
             idea="Draws image features to the embedding of a description of the image, beside its class.",
         ),
         Paper(
-            slug="dearkd",
-            title="DearKD: Data-Efficient Early Knowledge Distillation for Vision Transformers",
-            authors="Chen et al.",
-            venue="CVPR 2022",
-            link="arXiv:2204.12997",
-            task="classification",
-            method="dearkd:DearKD",
-            idea="A transformer learns from a convolutional network's early layers first, then from labels alone.",
-        ),
-        Paper(
             slug="cross-entropy",
             title="Training Stochastic Model Recognition Algorithms as Networks can Lead to Maximum Mutual Information "
             "Estimation of Parameters",

@@ -38,7 +38,7 @@ from pinakes.data.views import labels_of
 from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, distillation_divergence
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, Distiller, distillation_divergence
 from pinakes.papers.distillation.classifier import Answer, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 from pinakes.papers.distillation.kd import KD
@@ -337,7 +337,7 @@ class CRD(Distiller):
 )
 def crd_beats_kd(lab: Lab) -> Trial:
     """Made scenes of single objects, without KD's term in CRD's loss."""
-    return lab.duel(ours=CRD, baseline=KD, data=CLAIM_DATA, metric="accuracy", steps=CLAIM_STEPS)
+    return lab.duel(ours=CRD, baseline=KD, data=CLAIM_DATA, metric="accuracy", **CLAIM_PLAN)
 
 
 @claim(
@@ -347,4 +347,4 @@ def crd_beats_kd(lab: Lab) -> Trial:
 )
 def crd_beats_labels_alone(lab: Lab) -> Trial:
     """As above; the baseline has the same cross-entropy and no teacher."""
-    return lab.duel(ours=CRD, baseline=CrossEntropy, data=CLAIM_DATA, metric="accuracy", steps=CLAIM_STEPS)
+    return lab.duel(ours=CRD, baseline=CrossEntropy, data=CLAIM_DATA, metric="accuracy", **CLAIM_PLAN)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN
 from pinakes.papers.distillation.classifier import Augmentation, Classifier
 from pinakes.tasks.base import Batch
 
@@ -64,5 +64,5 @@ class _SquaredError(CrossEntropy):
 def log_score_beats_squared_error(lab: Lab) -> Trial:
     """Made scenes of single objects; both sides train a small residual network with a softmax."""
     return lab.duel(
-        ours=CrossEntropy, baseline=_SquaredError, data=CLAIM_DATA, metric="accuracy", steps=CLAIM_STEPS
+        ours=CrossEntropy, baseline=_SquaredError, data=CLAIM_DATA, metric="accuracy", **CLAIM_PLAN
     )

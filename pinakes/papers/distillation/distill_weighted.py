@@ -47,7 +47,7 @@ from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.lab.fitted_once import fitted_once
 from pinakes.method import Method
 from pinakes.nn.similarity import linear_cka
-from pinakes.papers.distillation.base import CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.base import CLAIM_PLAN, Distiller
 from pinakes.papers.distillation.classifier import Augmentation, Classifier, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 from pinakes.papers.distillation.teacher import answered
@@ -368,7 +368,7 @@ def similarity_beats_equal_weights(lab: Lab) -> Trial:
         baseline=lambda: DistillWeighted(power=0.0),
         data=CLAIM_LABELS,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )
 
 
@@ -384,7 +384,7 @@ def the_nearest_source_beats_a_random_one(lab: Lab) -> Trial:
         baseline=lambda: DistillWeighted(choice="random"),
         data=CLAIM_LABELS,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )
 
 
@@ -396,5 +396,5 @@ def the_nearest_source_beats_a_random_one(lab: Lab) -> Trial:
 def weighted_sources_beat_labels_alone(lab: Lab) -> Trial:
     """As above."""
     return lab.duel(
-        ours=DistillWeighted, baseline=CrossEntropy, data=CLAIM_LABELS, metric="accuracy", steps=CLAIM_STEPS
+        ours=DistillWeighted, baseline=CrossEntropy, data=CLAIM_LABELS, metric="accuracy", **CLAIM_PLAN
     )

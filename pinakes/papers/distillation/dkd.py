@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, Distiller
 from pinakes.papers.distillation.classifier import WARM_UP, Answer, labelled_cross_entropy
 from pinakes.papers.distillation.kd import KD
 from pinakes.tasks.classification import UNLABELLED
@@ -177,7 +177,7 @@ class DKD(Distiller):
 def dkd_beats_kd(lab: Lab) -> Trial:
     """Made scenes of single objects, a twelfth as many parameters in the student as in the teacher."""
     return lab.duel(
-        ours=DKD, baseline=lambda: KD(temperature=4.0), data=CLAIM_DATA, metric="accuracy", steps=CLAIM_STEPS
+        ours=DKD, baseline=lambda: KD(temperature=4.0), data=CLAIM_DATA, metric="accuracy", **CLAIM_PLAN
     )
 
 
@@ -193,5 +193,5 @@ def other_classes_teach_more_than_the_true_one(lab: Lab) -> Trial:
         baseline=lambda: DKD(alpha=1.0, beta=0.0),
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )

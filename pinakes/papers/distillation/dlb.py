@@ -34,7 +34,7 @@ from pinakes.data.views import View, labels_of
 from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, distillation_divergence
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, distillation_divergence
 from pinakes.papers.distillation.classifier import Augmentation, Classifier, labelled_cross_entropy
 from pinakes.tasks.base import Batch
 from pinakes.tasks.classification import UNLABELLED
@@ -201,7 +201,7 @@ def consistency_helps_against_wrong_labels(lab: Lab) -> Trial:
         baseline=lambda: _NoisyLabels(alpha=0.0),
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )
 
 
@@ -213,5 +213,5 @@ def consistency_helps_against_wrong_labels(lab: Lab) -> Trial:
 def consistency_helps(lab: Lab) -> Trial:
     """As above, with the labels as they are."""
     return lab.duel(
-        ours=DLB, baseline=lambda: DLB(alpha=0.0), data=CLAIM_DATA, metric="accuracy", steps=CLAIM_STEPS
+        ours=DLB, baseline=lambda: DLB(alpha=0.0), data=CLAIM_DATA, metric="accuracy", **CLAIM_PLAN
     )

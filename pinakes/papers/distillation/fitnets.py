@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, in_smaller_size
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, Distiller, in_smaller_size
 from pinakes.papers.distillation.classifier import LAYERS, Answer, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 
@@ -177,9 +177,7 @@ class FitNets(Distiller):
 )
 def fitnets_beat_labels_alone(lab: Lab) -> Trial:
     """Made scenes of single objects, a twelfth as many parameters in the student as in the teacher."""
-    return lab.duel(
-        ours=FitNets, baseline=CrossEntropy, data=CLAIM_DATA, metric="accuracy", steps=CLAIM_STEPS
-    )
+    return lab.duel(ours=FitNets, baseline=CrossEntropy, data=CLAIM_DATA, metric="accuracy", **CLAIM_PLAN)
 
 
 @claim(
@@ -194,5 +192,5 @@ def hints_beat_distillation_alone(lab: Lab) -> Trial:
         baseline=lambda: FitNets(hint_share=0.0),
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )

@@ -41,7 +41,7 @@ from pinakes.engine.plan import TrainingPlan
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import CLAIM_STEPS
+from pinakes.papers.distillation.base import CLAIM_PLAN
 from pinakes.papers.distillation.classifier import Augmentation, Classifier, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 from pinakes.scenes.labels.attributes import ATTRIBUTES
@@ -336,5 +336,5 @@ def descriptions_help(lab: Lab) -> Trial:
     language model would write and a text encoder make of it.
     """
     return lab.duel(
-        ours=GPT4Image, baseline=CrossEntropy, data=DESCRIBED_SCENES, metric="accuracy", steps=CLAIM_STEPS
+        ours=GPT4Image, baseline=CrossEntropy, data=DESCRIBED_SCENES, metric="accuracy", **CLAIM_PLAN
     )

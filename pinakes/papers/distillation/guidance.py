@@ -40,7 +40,7 @@ from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.method import Method
 from pinakes.nn.classifier import ImageClassifier
 from pinakes.nn.similarity import linear_cka
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, Distiller
 from pinakes.papers.distillation.classifier import (
     Augmentation,
     Classifier,
@@ -301,7 +301,7 @@ def a_trained_guide_helps(lab: Lab) -> Trial:
         baseline=lambda: Guidance(alpha=0.0),
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )
 
 
@@ -317,5 +317,5 @@ def an_untrained_guide_helps(lab: Lab) -> Trial:
         baseline=lambda: Guidance(alpha=0.0),
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, distillation_divergence
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, Distiller, distillation_divergence
 from pinakes.papers.distillation.classifier import Answer, labelled_cross_entropy
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 
@@ -68,4 +68,4 @@ class KD(Distiller):
 )
 def kd_beats_labels_alone(lab: Lab) -> Trial:
     """Made scenes of single objects, a twelfth as many parameters in the student as in the teacher."""
-    return lab.duel(ours=KD, baseline=CrossEntropy, data=CLAIM_DATA, metric="accuracy", steps=CLAIM_STEPS)
+    return lab.duel(ours=KD, baseline=CrossEntropy, data=CLAIM_DATA, metric="accuracy", **CLAIM_PLAN)

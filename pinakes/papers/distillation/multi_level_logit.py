@@ -20,7 +20,8 @@ Differences from the authors' code: its training sees every image twice, once ch
 cross-entropy and L_ins of that view; this is a way to augment, not a part of the loss, and the methods it is held
 against do without, so it is left out. The code also computes masks of the images and classes of which the teacher is
 least sure, but multiplies them with losses that are already summed: all they do is to weigh the terms of the weak view
-by about a half. They are left out too.
+by about a half. They are left out too. The batch and the class level are scaled to what they are with the authors' 100
+classes and batches of 64 (`level_scale`), if no other weights are given.
 """
 
 from collections.abc import Sequence
@@ -32,11 +33,13 @@ from torch import Tensor
 
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, Distiller
 from pinakes.papers.distillation.classifier import Answer, labelled_cross_entropy
 from pinakes.papers.distillation.kd import KD
 
 TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
+USUAL_BATCH, USUAL_CLASSES = 64, 100
+"""The setting that the authors' weights are for."""
 
 EQUATIONS = (
     ("Prediction augmentation", r"p_{ijk} = \frac{e^{z_{ij} / T_k}}{\sum_c e^{z_{ic} / T_k}}"),
@@ -126,6 +129,24 @@ def class_alignment(
     return (told.mT @ told - said.mT @ said).square().sum() / student.shape[1]
 
 
+def level_scale(images: int, classes: int) -> float:
+    """How much smaller than 1 the batch level's weight is to be, so that the level counts as much as in the paper.
+
+    Sharp predictions agree for one in C of B images: the batch level is as large as B / C, and the class level as its
+    square. Their weights of 1 were chosen for batches of 64 and 100 classes. With ten classes the levels would count 10
+    and 100 times as much, and drown the labels.
+
+    Args:
+        images: B.
+        classes: C.
+
+    Example:
+        >>> level_scale(64, 100), level_scale(64, 10), level_scale(512, 1000)
+        (1.0, 0.1, 1.0)
+    """
+    return min(1.0, (USUAL_BATCH / images) * (classes / USUAL_CLASSES))
+
+
 class MultiLevelLogit(Distiller):
     """A student that learns the teacher's predictions, and how they relate images and classes.
 
@@ -134,8 +155,8 @@ class MultiLevelLogit(Distiller):
         ce_weight: w_CE, the weight of the labels.
         kd_weight: w_KD, the weight of the three levels together.
         instance: Weight of the instance level among the three.
-        batch: Weight of the batch level.
-        classes: Weight of the class level.
+        batch: Weight of the batch level; None for `level_scale`.
+        classes: Weight of the class level; None for the square of `level_scale`.
 
     Raises:
         UserError: If a value is out of range; the message names it.
@@ -147,8 +168,8 @@ class MultiLevelLogit(Distiller):
         ce_weight: float = 0.1,
         kd_weight: float = 0.9,
         instance: float = 1.0,
-        batch: float = 1.0,
-        classes: float = 1.0,
+        batch: float | None = None,
+        classes: float | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -162,7 +183,7 @@ class MultiLevelLogit(Distiller):
             "classes": classes,
         }
         for name, value in weights.items():
-            if not value >= 0:
+            if value is not None and not value >= 0:
                 raise UserError(f"{name}: expected 0 or more, got {value}")
         self.temperatures = tuple(temperatures)
         self.ce_weight = ce_weight
@@ -172,9 +193,12 @@ class MultiLevelLogit(Distiller):
     def loss(self, student: Answer, teacher: Answer, label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """The cross-entropy of the labels, and the three levels, which need none."""
         alignments = (instance_alignment, batch_alignment, class_alignment)
+        scale = level_scale(len(student.logits), student.logits.shape[1])
+        instance, batch, classes = self.level_weights
+        weights = instance, scale if batch is None else batch, scale**2 if classes is None else classes
         told = sum(
             weight * alignment(student.logits, teacher.logits, self.temperatures)
-            for weight, alignment in zip(self.level_weights, alignments, strict=True)
+            for weight, alignment in zip(weights, alignments, strict=True)
             if weight
         )
         return self.ce_weight * labelled_cross_entropy(student.logits, label) + self.kd_weight * told
@@ -187,7 +211,7 @@ class MultiLevelLogit(Distiller):
 )
 def three_levels_beat_kd(lab: Lab) -> Trial:
     """Made scenes of single objects, both sides with the same augmentation and as many steps."""
-    return lab.duel(ours=MultiLevelLogit, baseline=KD, data=CLAIM_DATA, metric="accuracy", steps=CLAIM_STEPS)
+    return lab.duel(ours=MultiLevelLogit, baseline=KD, data=CLAIM_DATA, metric="accuracy", **CLAIM_PLAN)
 
 
 @claim(
@@ -202,5 +226,5 @@ def all_levels_beat_the_instance_level(lab: Lab) -> Trial:
         baseline=lambda: MultiLevelLogit(batch=0.0, classes=0.0),
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )

@@ -34,7 +34,7 @@ from pinakes.errors import UserError, suggest
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.lab.trial import Pair
 from pinakes.nn.augment import flipped, mixed
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, distillation_divergence
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, Distiller, distillation_divergence
 from pinakes.papers.distillation.classifier import Answer
 from pinakes.tasks.base import Batch
 
@@ -53,7 +53,7 @@ EQUATIONS = (
 
 PROPORTIONS = (3 / 4, 4 / 3)
 """The least and the greatest width of a crop as a share of its height."""
-SHORT, LONG = 60, 360
+SHORT, LONG = 120, 720
 """Steps of the two schedules that the claim about patience compares."""
 
 VIEWS = ("matching", "consistent", "independent", "fixed")
@@ -187,7 +187,7 @@ def same_crop_beats_independent_crops(lab: Lab) -> Trial:
         baseline=_with("independent"),
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )
 
 
@@ -204,7 +204,7 @@ def same_crop_beats_a_fixed_teacher(lab: Lab) -> Trial:
         baseline=_with("fixed"),
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )
 
 
@@ -214,17 +214,17 @@ def same_crop_beats_a_fixed_teacher(lab: Lab) -> Trial:
     higher_is_better=True,
 )
 def patience_widens_the_lead(lab: Lab) -> Trial:
-    """The lead in accuracy of function matching over a fixed teacher after 360 steps, held against that after 60; made
+    """The lead in accuracy of function matching over a fixed teacher after 720 steps, held against that after 120; made
     scenes of single objects, one teacher for all."""
     # one teacher for both schedules
-    teacher_steps = None if lab.quick else 2 * CLAIM_STEPS
+    teacher_steps = None if lab.quick else 2 * CLAIM_PLAN["steps"]
     short, long = (
         lab.duel(
             ours=_with("matching", teacher_steps=teacher_steps),
             baseline=_with("fixed", teacher_steps=teacher_steps),
             data=CLAIM_DATA,
             metric="accuracy",
-            steps=steps,
+            **{**CLAIM_PLAN, "steps": steps},
         )
         for steps in (SHORT, LONG)
     )

@@ -37,7 +37,7 @@ from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.backbones import FeatureExtractor, without_weights
 from pinakes.nn.classifier import ImageClassifier
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller, in_smaller_size
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, Distiller, in_smaller_size
 from pinakes.papers.distillation.classifier import (
     LAYERS,
     Answer,
@@ -225,7 +225,7 @@ class SimKD(Distiller):
 )
 def simkd_beats_kd(lab: Lab) -> Trial:
     """Made scenes of single objects; the projector adds three fifths to the parameters that the baseline has."""
-    return lab.duel(ours=SimKD, baseline=KD, data=CLAIM_DATA, metric="accuracy", steps=CLAIM_STEPS)
+    return lab.duel(ours=SimKD, baseline=KD, data=CLAIM_DATA, metric="accuracy", **CLAIM_PLAN)
 
 
 @claim(
@@ -240,5 +240,5 @@ def reusing_beats_joint_training(lab: Lab) -> Trial:
         baseline=lambda: SimKD(reuse=False),
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )

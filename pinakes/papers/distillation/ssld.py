@@ -41,7 +41,7 @@ from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError, suggest
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.memory import nearest_neighbours
-from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_STEPS, Distiller
+from pinakes.papers.distillation.base import CLAIM_DATA, CLAIM_PLAN, Distiller
 from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.cross_entropy import CrossEntropy
 from pinakes.papers.distillation.kd import KD
@@ -286,9 +286,7 @@ class _LabelledOnly(KD):
 
 
 def _against(lab: Lab, baseline: Callable[[], Any]) -> Trial:
-    return lab.duel(
-        ours=SSLD, baseline=baseline, data=CLAIM_PARTLY_LABELLED, metric="accuracy", steps=CLAIM_STEPS
-    )
+    return lab.duel(ours=SSLD, baseline=baseline, data=CLAIM_PARTLY_LABELLED, metric="accuracy", **CLAIM_PLAN)
 
 
 @claim(

@@ -38,7 +38,7 @@ from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.papers.distillation.base import (
     CLAIM_DATA,
-    CLAIM_STEPS,
+    CLAIM_PLAN,
     Distiller,
     distillation_divergence,
     in_smaller_size,
@@ -337,7 +337,7 @@ def one_to_all_beats_one_to_one(lab: Lab) -> Trial:
         baseline=OneToOne,
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )
 
 
@@ -353,5 +353,5 @@ def target_aware_beats_kd(lab: Lab) -> Trial:
         baseline=KD,
         data=CLAIM_DATA,
         metric="accuracy",
-        steps=CLAIM_STEPS,
+        **CLAIM_PLAN,
     )

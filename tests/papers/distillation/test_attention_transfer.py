@@ -33,16 +33,18 @@ def unit(features: torch.Tensor, power: float) -> list[float]:
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 4.0])
-def test_distance_is_the_papers_formula_written_out(
-    maps: tuple[torch.Tensor, torch.Tensor], power: float
-) -> None:
-    student, teacher = maps
+@pytest.mark.parametrize(("side", "divisor"), [(4, 64), (8, 64), (9, 81)])
+def test_distance_is_the_papers_formula_written_out(power: float, side: int, divisor: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 5, side, side, generator=generator, dtype=torch.float64)
     total = sum(
         (said - told) ** 2
         for i in range(2)
         for said, told in zip(unit(student[i], power), unit(teacher[i], power), strict=True)
     )
-    assert attention_distance(student, teacher, power).item() == pytest.approx(total / 32, abs=1e-12)
+    assert attention_distance(student, teacher, power).item() == pytest.approx(
+        total / (2 * divisor), abs=1e-12
+    )
 
 
 def test_attention_of_maps_of_other_sizes_is_averaged(maps: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 import pinakes
 from pinakes.papers.distillation.base import distillation_divergence
@@ -11,6 +12,7 @@ from pinakes.papers.distillation.multi_level_logit import (
     batch_alignment,
     class_alignment,
     instance_alignment,
+    level_scale,
     softened,
 )
 
@@ -98,6 +100,31 @@ def test_the_loss_weighs_labels_and_levels(logits) -> None:  # type: ignore[no-u
         method.loss(Answer([], student), Answer([], teacher), label),
         0.3 * labelled_cross_entropy(student, label) + 0.7 * told,
     )
+
+
+def test_levels_are_scaled_to_the_setting_that_their_weights_are_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 32, 10, generator=generator, dtype=torch.float64)
+    label = torch.arange(32) % 10
+    answers = Answer([], student), Answer([], teacher)
+    # 64 / 32 * 10 / 100
+    stated = MultiLevelLogit(batch=0.2, classes=0.04).loss(*answers, label)
+    torch.testing.assert_close(MultiLevelLogit().loss(*answers, label), stated)
+    assert level_scale(64, 200) == 1
+
+
+def test_sharp_predictions_cost_as_much_at_every_level_whatever_the_number_of_classes() -> None:
+    def costs(classes: int) -> list[float]:
+        # the teacher is sure of one class, the student of another, and every class is as frequent
+        told = 100 * functional.one_hot(torch.arange(200) % classes, classes).double()
+        said = torch.zeros_like(told)
+        scale = level_scale(200, classes)
+        return [
+            scale * batch_alignment(said, told, (1.0,)).item(),
+            scale**2 * class_alignment(said, told, (1.0,)).item(),
+        ]
+
+    assert costs(10) == pytest.approx(costs(50), rel=0.25)
 
 
 def test_at_one_temperature_and_the_instance_level_alone_it_is_kd(logits) -> None:  # type: ignore[no-untyped-def]

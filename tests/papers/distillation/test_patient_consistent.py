@@ -7,7 +7,7 @@ import torch
 import pinakes
 from pinakes.lab.duel import Lab
 from pinakes.lab.trial import Budget, Pair, Trial
-from pinakes.papers.distillation.base import CLAIM_STEPS
+from pinakes.papers.distillation.base import CLAIM_PLAN
 from pinakes.papers.distillation.classifier import Answer
 from pinakes.papers.distillation.patient_consistent import (
     LONG,
@@ -157,7 +157,7 @@ def test_the_claim_about_patience_holds_the_long_lead_against_the_short_one() ->
             steps = settings["steps"]
             sides = settings["ours"](), settings["baseline"]()
             assert [side.views for side in sides] == ["matching", "fixed"]
-            assert [side.teacher_steps for side in sides] == [2 * CLAIM_STEPS] * 2
+            assert [side.teacher_steps for side in sides] == [2 * CLAIM_PLAN["steps"]] * 2
             pairs = tuple(Pair(seed, 0.001 * steps + seed, 0.1 + seed) for seed in self.seeds)
             return Trial("Accuracy", pairs, budget=Budget("steps", steps, 64))
 
@@ -166,4 +166,4 @@ def test_the_claim_about_patience_holds_the_long_lead_against_the_short_one() ->
     assert [pair.seed for pair in trial.pairs] == [3, 5]
     assert [pair.ours for pair in trial.pairs] == pytest.approx([0.001 * LONG - 0.1] * 2)
     assert [pair.baseline for pair in trial.pairs] == pytest.approx([0.001 * SHORT - 0.1] * 2)
-    assert trial.budget == Budget("steps", LONG, 64)
+    assert trial.budget == Budget("steps", LONG, 32)

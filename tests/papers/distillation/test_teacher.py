@@ -58,7 +58,7 @@ def test_answers_of_pixels_are_kept_too(asked: list[int]) -> None:
 
 @pytest.mark.parametrize("method", [KD, PatientConsistent])
 def test_answers_are_not_kept_of_images_that_change(method: type[KD]) -> None:
-    with pytest.raises(pinakes.UserError, match="keep_answers: .*in another way each time"):
+    with pytest.raises(pinakes.UserError, match=r"keep_answers: .*in another way each time"):
         method(keep_answers=True)
 
 
