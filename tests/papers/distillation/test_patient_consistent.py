@@ -159,7 +159,7 @@ def test_the_claim_about_patience_holds_the_long_lead_against_the_short_one() ->
             assert [side.views for side in sides] == ["matching", "fixed"]
             assert [side.teacher_steps for side in sides] == [2 * CLAIM_PLAN["steps"]] * 2
             pairs = tuple(Pair(seed, 0.001 * steps + seed, 0.1 + seed) for seed in self.seeds)
-            return Trial("Accuracy", pairs, budget=Budget("steps", steps, 64))
+            return Trial("Accuracy", pairs, budget=Budget("steps", steps, settings["batch_size"]))
 
     trial = patience_widens_the_lead(Told(seeds=[3, 5], device="cpu"))
     assert isinstance(trial, Trial)
