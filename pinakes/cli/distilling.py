@@ -101,11 +101,12 @@ def distill(
     from pinakes.cli.output import check_folder
     from pinakes.lab import distilling
     from pinakes.lab.describing import data_name
+    from pinakes.lab.distilled import TASK
 
     with kept_clear():
         slugs = [paper.slug for paper in distilling.chosen_distillers(method)]
         shape = shape or distilling.teacher_size(teacher)
-        loaded = pinakes.load_data(data, task=distilling.TASK, size=shape, skip_bad=skip_bad)
+        loaded = pinakes.load_data(data, task=TASK, size=shape, skip_bad=skip_bad)
     folder = check_folder(out or Path("runs", f"distilled-{data_name(loaded.spec)}"))
     note_data(loaded, aside=json)
     if len(slugs) > 1:

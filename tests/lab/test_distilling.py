@@ -9,8 +9,8 @@ import pinakes
 from pinakes.data.views import labels_of
 from pinakes.engine import export
 from pinakes.errors import UserError
+from pinakes.lab.distilled import Distilled
 from pinakes.lab.distilling import (
-    Distilled,
     default_distiller,
     distill,
     distillers,
