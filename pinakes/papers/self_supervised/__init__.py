@@ -1,0 +1,31 @@
+"""The shelf's index: plain data, no heavy import."""
+
+from pinakes.catalogue import Paper, Shelf
+
+SHELF = Shelf(
+    name="self_supervised",
+    title="Self-supervised learning",
+    papers=[
+        Paper(
+            slug="mae",
+            title="Masked Autoencoders Are Scalable Vision Learners",
+            authors="He et al.",
+            venue="CVPR 2022",
+            link="arXiv:2111.06377",
+            task="representation",
+            method="mae:MAE",
+            idea="Hides three quarters of an image's patches, looks at the rest, and paints what is hidden.",
+        ),
+        Paper(
+            slug="random-weights",
+            title="On Random Weights and Unsupervised Feature Learning",
+            authors="Saxe et al.",
+            venue="ICML 2011",
+            link="https://icml.cc/2011/papers/551_icmlpaper.pdf",
+            task="representation",
+            method="random_weights:RandomWeights",
+            idea="A network that has learnt nothing: what learning adds is held against its features.",
+            baseline=True,
+        ),
+    ],
+)

@@ -1,0 +1,216 @@
+"""What the methods of this shelf share: an encoder, the training of it on images without labels, and pictures of what
+it paints meanwhile.
+"""
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+
+from pinakes.data.base import TaskData
+from pinakes.engine.plan import TrainingPlan
+from pinakes.engine.schedules import rise_and_fall
+from pinakes.errors import UserError, suggest
+from pinakes.method import Method
+from pinakes.nn.augment import flipped, shifted
+from pinakes.nn.crops import randomly_cropped
+from pinakes.shared_options import spell_out
+from pinakes.tasks.base import Batch, Prediction, to_pixels
+
+log = logging.getLogger(__name__)
+
+Augmentation = Literal["crop", "shift", "none"]
+
+PICTURES = "pictures"
+"""The folder of a run that holds what the method painted while it was trained."""
+PICTURE_EVERY = 120.0
+"""Seconds of training between two pictures."""
+PICTURED = 8
+
+CLAIM_DATA = "scenes:classification?size=32&n=2000"
+"""Made scenes with one main object each: the data of most claims."""
+CLAIM_PLAN: dict[str, Any] = {"steps": 600, "batch_size": 64}
+"""How long an encoder learns in a claim, about 19 passes over the images."""
+
+
+def no_loss(method: Method) -> Float[Tensor, ""]:
+    """0, with a gradient of 0 for all that is trained: a baseline takes as many steps as others, and learns nothing.
+
+    Args:
+        method: Its weights must not decay.
+    """
+    return 0 * torch.stack([each.sum() for each in method.parameters() if each.requires_grad]).sum()
+
+
+class SelfSupervised(Method):
+    """An encoder that learns features of images without their labels.
+
+    A subclass gives `build`, `encode` and `loss`, and `painted` if it paints images. It names its own options in
+    `__init__` and passes all others on, `**shared`; they count as its own options.
+
+    Args:
+        learning_rate: Of AdamW, after a rise over the first tenth of training and before it falls to 0 as a cosine.
+        weight_decay: Of AdamW, for weights of two dimensions or more.
+        augmentation: How training images are changed: "crop" takes a fifth to all of the area and mirrors half of them,
+            "shift" moves them by up to an eighth, "none" leaves them.
+
+    Raises:
+        UserError: If a value is out of range; the message names it.
+    """
+
+    task_name = "representation"
+    min_size = 16
+    min_images = 2
+    training_defaults = {"steps": 1000, "batch_size": 64}
+
+    def __init__(
+        self, learning_rate: float = 1e-3, weight_decay: float = 0.05, augmentation: Augmentation = "crop"
+    ) -> None:
+        super().__init__()
+        if not learning_rate > 0:
+            raise UserError(f"learning_rate: expected a number above 0, got {learning_rate}")
+        if weight_decay < 0:
+            raise UserError(f"weight_decay: expected 0 or more, got {weight_decay}")
+        if augmentation not in get_args(Augmentation):
+            raise UserError(
+                f"augmentation: '{augmentation}' is unknown{suggest(augmentation, get_args(Augmentation))}"
+            )
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.augmentation = augmentation
+        self._pictures: Path | None = None
+        self._pictured_at = time.monotonic()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            spell_out(cls, SelfSupervised)
+
+    # -- what a subclass gives -------------------------------------------------------------------------------
+
+    def encode(self, image: Float[Tensor, "batch channels height width"]) -> Prediction:
+        """The `embedding` (batch, width) of images in [0, 1] of the method's size and, where it has patches, their
+        `features` (batch, width, rows, columns); with gradients, for fine-tuning.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no encode")
+
+    def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+        """What is minimised, of augmented images in [0, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} gives no loss")
+
+    def painted(self, image: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
+        """What the method is shown of images and what it paints, as `shown` and `reconstruction`; by default nothing.
+
+        The same images give the same answer.
+        """
+        return {}
+
+    # -- learning --------------------------------------------------------------------------------------------
+
+    def augmented(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Training images, changed at random."""
+        if self.augmentation == "crop":
+            return flipped(randomly_cropped(image))
+        return shifted(image) if self.augmentation == "shift" else image
+
+    def sized(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """Images brought to the size that the method was made for."""
+        if tuple(image.shape[-2:]) == self.info.size:
+            return image
+        return functional.interpolate(image, self.info.size, mode="bilinear", antialias=True).clamp(0, 1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """The loss of a batch; labels are not looked at."""
+        return self.loss(self.augmented(self.sized(batch["image"])))
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
+        """The features of a batch and, if the method paints, what it paints."""
+        image = self.sized(batch["image"])
+        painted = {
+            name: functional.interpolate(value, tuple(batch["image"].shape[-2:]), mode="bilinear").clamp(0, 1)
+            for name, value in self.painted(image).items()
+        }
+        return {**self.encode(image), **painted}
+
+    def learn(self, data: TaskData, plan: TrainingPlan) -> None:
+        """Trains the encoder; every two minutes what it paints is put into the run folder."""
+        self._pictures = None if plan.out is None else Path(plan.out) / PICTURES
+        self._pictured_at = time.monotonic()
+        super().learn(data, plan)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Paints a picture, if it is time for one."""
+        if self._pictures is None or not self.trainer.is_global_zero:
+            return
+        if time.monotonic() - self._pictured_at < PICTURE_EVERY:
+            return
+        self._pictured_at = time.monotonic()
+        file = self._pictures / f"step-{self.global_step:07d}.png"
+        if self.save_picture(batch["image"][:PICTURED], file):
+            log.info("what it paints after step %d: %s", self.global_step, file)
+
+    def save_picture(self, image: Float[Tensor, "batch channels height width"], file: Path) -> bool:
+        """Writes images, what the method is shown of them and what it paints, one below the other.
+
+        Args:
+            image: Some images in [0, 1].
+            file: Where to write a PNG; folders are made.
+
+        Returns:
+            Whether it paints at all; if not, nothing is written.
+        """
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            painted = self.painted(self.sized(image))
+        self.train(was_training)
+        if not painted:
+            return False
+        rows = [self.sized(image), *painted.values()]
+        page = torch.cat([torch.cat(list(row.cpu()), dim=-1) for row in rows], dim=-2)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(to_pixels(page)).save(file)
+        return True
+
+    # -- the optimiser ---------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> float:
+        """The share of training that is done, 0 to 1; 1 where nothing says how long it is."""
+        total = self.total_steps()
+        return min(1.0, self.global_step / total) if total else 1.0
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on everything that is trained, with a rise and a fall of the learning rate."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [each for each in trained if each.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=self.learning_rate, betas=(0.9, 0.95)
+        )
+        total = self.total_steps()
+        if not total:
+            return optimiser
+        schedule = LambdaLR(optimiser, lambda step: rise_and_fall(step / total))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def total_steps(self) -> int:
+        """How many steps training has, or 0 where it has no trainer or only a time limit."""
+        if self._trainer is None:
+            return 0
+        total = self.trainer.estimated_stepping_batches
+        return int(total) if math.isfinite(total) and 0 < total < 10**8 else 0

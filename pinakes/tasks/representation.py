@@ -1,0 +1,349 @@
+"""Representation learning: features of images, learnt without labels and judged by what simple models read from them.
+
+Any images will do to learn from, with or without labels. Judging needs a test part and, for each metric, its truth: a
+class for every image (k-NN, linear probe, fine-tuning), a class or a depth for every pixel (linear probes of the patch
+features). The probes are fitted on the training images whose truth is known and judged on the test images; the method
+is frozen, but for fine-tuning, which is done on a copy of it where the spec asks for it: `?finetune=1,10,100` for so
+many percent of the labels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from pinakes.data.base import DataInfo, Sample, SampleSet, TaskData
+from pinakes.engine.seeds import isolated
+from pinakes.errors import UserError
+from pinakes.nn.finetuning import finetuned_accuracy
+from pinakes.nn.patch_probes import PatchProbes
+from pinakes.nn.probes import fitted_classifier, nearest_neighbour_classes
+from pinakes.tasks.base import (
+    IMAGE,
+    Batch,
+    Evaluation,
+    Field,
+    Meter,
+    Metric,
+    Observer,
+    Panel,
+    Prediction,
+    Task,
+    to_pixels,
+)
+
+if TYPE_CHECKING:
+    from pinakes.method import Method
+
+NEIGHBOURS = 20
+UNLABELLED = -1
+SHARES = (1, 10, 100)
+"""Percent of the labels for which the accuracy of fine-tuning is stated."""
+
+
+class Judged(Dataset[Sample]):
+    """Samples to judge on, with those that probes are fitted on.
+
+    Args:
+        samples: To judge on.
+        known: Training samples whose truth is known, as far as they have any.
+        percents: For how many percent of the labels the method is fine-tuned.
+    """
+
+    def __init__(self, samples: SampleSet, known: SampleSet, percents: Sequence[int] = ()) -> None:
+        self.samples, self.known, self.percents = samples, known, tuple(percents)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def __getattr__(self, name: str) -> Any:
+        # labels, kinds, paths and whatever else the samples state of themselves
+        if name.startswith("__") or name == "samples":
+            raise AttributeError(name)
+        return getattr(self.samples, name)
+
+
+@dataclass
+class Gathered:
+    """What a method says of whole images, and what is true of them.
+
+    Args:
+        embedding: (samples, width), batch by batch.
+        label: The class of each sample (samples), -1 where it is not known, batch by batch.
+    """
+
+    embedding: list[Tensor] = field(default_factory=list)
+    label: list[Tensor] = field(default_factory=list)
+
+
+def feature_colours(
+    features: Sequence[Float[Tensor, "width rows columns"]],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """How patch features become colours: their first three principal components, over all these images.
+
+    Args:
+        features: Of several images.
+
+    Returns:
+        Mean (width), components (width, 3), and the lowest and highest value of each component (3).
+    """
+    rows = torch.cat([each.flatten(1).mT for each in features]).double()
+    mean = rows.mean(0)
+    with isolated(0):  # the routine starts from random vectors
+        _, _, components = torch.pca_lowrank(rows - mean, q=min(3, *rows.shape), center=False, niter=8)
+    components = functional.pad(components, (0, 3 - components.shape[1]))
+    # a component may point either way; the larger half is made positive, so that colours do not flip
+    places = components.abs().argmax(0)
+    signs = components.gather(0, places[None]).sign()
+    components = components * torch.where(signs == 0, torch.ones_like(signs), signs)
+    low, high = torch.aminmax((rows - mean) @ components, dim=0)
+    return mean, components, low, high
+
+
+class Representation(Task):
+    """Learn from images without labels; judge by what frozen features tell of images, patches and pixels."""
+
+    name = "representation"
+    title = "Representation learning"
+    inputs = {"image": IMAGE}
+    truth = {
+        "label": Field(
+            f"the class, from 0; {UNLABELLED} where it is not known", dtype=torch.int64, low=-1, optional=True
+        ),
+        "semantic": Field(
+            "class of each pixel, -1 where it has none",
+            "batch height width",
+            torch.int64,
+            UNLABELLED,
+            optional=True,
+        ),
+        "depth": Field("depth of each pixel, in scene units", "batch height width", optional=True),
+    }
+    prediction = {
+        "embedding": Field("features of the whole image", "batch dim"),
+        "features": Field("features of its patches", "batch features rows columns", optional=True),
+        "reconstruction": Field(
+            "the image as the method paints it from what it was shown",
+            "batch channels height width",
+            optional=True,
+        ),
+        "shown": Field("what it was shown, the rest grey", "batch channels height width", optional=True),
+    }
+    metrics = (
+        Metric("linear_probe", "linear probe", "accuracy of logistic regression on the frozen embedding"),
+        Metric("knn", "k-NN", f"accuracy of the {NEIGHBOURS} nearest training images by cosine"),
+        *(
+            Metric(
+                f"finetune_{percent}",
+                f"fine-tuned, {percent} %",
+                f"accuracy after training all layers on {percent} % of the labels",
+            )
+            for percent in SHARES
+        ),
+        Metric(
+            "linear_miou", "linear mIoU", "mIoU of logistic regression on the frozen features of each patch"
+        ),
+        Metric(
+            "depth_error",
+            "depth error",
+            "mean |estimate / depth - 1| of ridge regression on the frozen features of each patch",
+            higher_is_better=False,
+        ),
+    )
+    default_data = "digits"
+    example_data = "digits?n=40"
+    options = {"finetune": f"percent of the labels to fine-tune on, some of {', '.join(map(str, SHARES))}"}
+
+    def arrange(self, data: TaskData) -> TaskData:
+        """Gives the parts to judge on the training images, on which probes are fitted.
+
+        Raises:
+            UserError: If `finetune` is not as stated.
+        """
+        percents = _percents(data)
+        val, test = (
+            part if part is None or isinstance(part, Judged) else Judged(part, data.train, percents)
+            for part in (data.val, data.test)
+        )
+        return replace(data, val=val, test=test)
+
+    def check_test(self, samples: SampleSet) -> None:
+        """Wants some truth to judge by.
+
+        Raises:
+            UserError: If the samples have none, or come without training images.
+        """
+        if not isinstance(samples, Judged):
+            raise UserError(
+                "data: probes are fitted on the training images; judge on the test or validation part"
+            )
+        if not {"label", "semantic", "depth"} & set(samples[0]):
+            raise UserError(
+                "data: judging a representation needs the class of each test image, or a class or depth of each pixel; "
+                "put the images into a folder for each class"
+            )
+
+    def meter(self, info: DataInfo) -> Meter:
+        """None: metrics need the training images as well, which `evaluate` looks at."""
+        raise NotImplementedError("representations are judged by evaluate, which fits probes")
+
+    def evaluate(
+        self,
+        method: "Method",
+        samples: SampleSet,
+        *,
+        batch_size: int = 32,
+        workers: int = 0,
+        observe: Observer | None = None,
+    ) -> Evaluation:
+        """Judges a fitted method by probes on its features, which are computed once.
+
+        Args:
+            method: The method.
+            samples: To judge on, as `arrange` makes them.
+            batch_size: Samples at a time.
+            workers: Processes that load.
+            observe: Called after each batch of the samples to judge on.
+
+        Raises:
+            UserError: If there is too little truth.
+        """
+        self.check_test(samples)
+        assert isinstance(samples, Judged)
+        patches = PatchProbes(len(method.info.classes))
+        look = _Look(self, method, batch_size, workers)
+        known = look(samples.known, patches.learn)
+        patches.fit()
+        judged = look(samples, patches.judge, observe)
+        metrics, groups = _of_images(known, judged, method.info)
+        if "linear_probe" in metrics:
+            for percent in samples.percents:
+                found = finetuned_accuracy(method, samples, samples.known, percent / 100)
+                metrics[f"finetune_{percent}"] = found
+        metrics |= patches.metrics()
+        if not metrics:
+            raise UserError("data: no training image has a truth of the kind that the test images have")
+        ordered = {each.name: metrics[each.name] for each in self.metrics if each.name in metrics}
+        return Evaluation(ordered, groups)
+
+    def draw_sample(self, sample: Sample, info: DataInfo) -> list[Panel]:
+        """The image, with its class where it is known, else its file's name."""
+        label = int(sample.get("label", UNLABELLED))
+        name = str(sample.get("path", "")).rpartition("/")[2]
+        return [
+            Panel(to_pixels(sample["image"]), info.classes[label] if 0 <= label < len(info.classes) else name)
+        ]
+
+    def draw_prediction(self, sample: Sample, prediction: Prediction, scale: Any = None) -> list[Panel]:
+        """Features of patches as colours; what the method was shown and what it painted, if it paints."""
+        panels = []
+        if "features" in prediction:
+            mean, components, low, high = scale or feature_colours([prediction["features"].cpu()])
+            maps = prediction["features"].cpu().double()
+            colours = (maps.flatten(1).mT - mean) @ components
+            shown = ((colours - low) / (high - low).clamp(min=1e-12)).mT.reshape(3, *maps.shape[1:]).float()
+            size = tuple(sample["image"].shape[-2:])
+            image = functional.interpolate(shown[None].clamp(0, 1), size, mode="nearest")[0]
+            panels.append(Panel(to_pixels(image), "patch features, three components"))
+        for name, about in (("shown", "shown"), ("reconstruction", "painted")):
+            if name in prediction:
+                panels.append(Panel(to_pixels(prediction[name]), about))
+        if not panels:
+            panels.append(Panel(_bars(prediction["embedding"].cpu()), "embedding"))
+        return panels
+
+    def scale(self, predictions: Sequence[Prediction]) -> Any:
+        """The colours that patch features shown together share."""
+        features = [each["features"].cpu() for each in predictions if "features" in each]
+        return feature_colours(features) if features else None
+
+
+class _Look:
+    """Looks at samples with a frozen method."""
+
+    def __init__(self, task: Task, method: "Method", batch_size: int, workers: int) -> None:
+        self.task, self.method, self.batch_size, self.workers = task, method, batch_size, workers
+
+    def __call__(
+        self,
+        samples: SampleSet,
+        each: Callable[[Batch, Prediction], None],
+        observe: Observer | None = None,
+    ) -> Gathered:
+        """What the method says of the samples; `each` is shown every batch with the prediction for it."""
+        loader: DataLoader[Batch] = DataLoader(
+            samples,  # type: ignore[arg-type]  # torch asks for its Dataset class, any map-style set serves
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            collate_fn=self.task.collate,
+        )
+        found, start = Gathered(), 0
+        for batch in loader:
+            prediction = self.method.predict(batch)
+            count = len(batch["image"])
+            label = batch.get("label")
+            found.embedding.append(prediction["embedding"].float().cpu())
+            found.label.append(torch.full((count,), UNLABELLED) if label is None else label.cpu())
+            each(batch, prediction)
+            if observe is not None:
+                observe(start, batch, prediction)
+            start += count
+        return found
+
+
+def _of_images(
+    known: Gathered, judged: Gathered, info: DataInfo
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """What is read from the embeddings of whole images."""
+    label, truth = torch.cat(known.label), torch.cat(judged.label)
+    labelled = label >= 0
+    if len(info.classes) < 2 or not labelled.any() or (truth < 0).all():
+        return {}, {}
+    if (truth < 0).any():
+        raise UserError("data: judging needs the label of every test image, and some have none")
+    learnt, asked = torch.cat(known.embedding)[labelled], torch.cat(judged.embedding)
+    answers = fitted_classifier(learnt, label[labelled], len(info.classes))(asked).argmax(1)
+    neighbours = nearest_neighbour_classes(asked, learnt, label[labelled], NEIGHBOURS)
+    metrics = {
+        "linear_probe": float((answers == truth).double().mean()),
+        "knn": float((neighbours == truth).double().mean()),
+    }
+    groups = {
+        name: {
+            "linear_probe": float((answers == truth)[truth == number].double().mean()),
+            "knn": float((neighbours == truth)[truth == number].double().mean()),
+            "images": float((truth == number).sum()),
+        }
+        for number, name in enumerate(info.classes)
+        if (truth == number).any()
+    }
+    return metrics, groups
+
+
+def _percents(data: TaskData) -> tuple[int, ...]:
+    words = data.wishes.get("finetune", "")
+    known = {str(share): share for share in SHARES}
+    given = [each.strip() for each in words.split(",") if each.strip()]
+    for each in given:
+        if each not in known:
+            raise UserError(f"{data.spec}: finetune must be some of {', '.join(known)}, got '{each}'")
+    return tuple(known[each] for each in dict.fromkeys(given))
+
+
+def _bars(embedding: Float[Tensor, " width"]) -> np.ndarray:
+    """An embedding as grey columns, the lowest value black."""
+    low, high = embedding.aminmax()
+    grey = ((embedding - low) / (high - low).clamp(min=1e-12) * 255).byte().numpy()
+    return np.repeat(np.repeat(grey[None, :, None], max(8, len(grey) // 4), axis=0), 3, axis=2)
+
+
+TASK = Representation()
