@@ -17,6 +17,16 @@ SHELF = Shelf(
             idea="Hides three quarters of an image's patches, looks at the rest, and paints what is hidden.",
         ),
         Paper(
+            slug="spark-sparse-masked",
+            title="Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling",
+            authors="Tian et al.",
+            venue="ICLR 2023",
+            link="arXiv:2301.03580",
+            task="representation",
+            method="spark:SparK",
+            idea="Masks a convolutional network at every level, as if visible pixels were a sparse cloud of points.",
+        ),
+        Paper(
             slug="random-weights",
             title="On Random Weights and Unsupervised Feature Learning",
             authors="Saxe et al.",
