@@ -73,6 +73,9 @@ class SparseBatchNorm2d(nn.BatchNorm2d):
         """Normalised features at visible places, 0 elsewhere."""
         if self.sites.active is None:
             return super().forward(features)
+        if not self.training and self.track_running_stats:
+            # each place by itself
+            return super().forward(features) * self.sites.at(features)
         last = features.movedim(1, -1)
         seen = self.sites.at(features)[:, 0]
         normal = super().forward(last[seen][:, :, None, None])[:, :, 0, 0]

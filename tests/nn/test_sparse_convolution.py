@@ -61,6 +61,8 @@ def test_batch_statistics_are_those_of_visible_sites() -> None:
     expected[seen] = plain(rows)
     torch.testing.assert_close(layer(features), expected.movedim(-1, 1))
     torch.testing.assert_close(layer.running_var, plain.running_var)
+    expected[seen] = plain.eval()(rows)
+    torch.testing.assert_close(layer.eval()(features), expected.movedim(-1, 1))
 
 
 @pytest.mark.parametrize("name", ["pinakes/resnet20s2", "timm/resnet18@random"])
