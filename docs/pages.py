@@ -27,6 +27,7 @@ CLAIMS, BENCHMARKS = ROOT / "results" / "claims", ROOT / "results" / "bench"
 GUIDES = (
     ("guides/your-own-images.md", "Your own images"),
     ("guides/a-small-network.md", "A small network from a large one"),
+    ("guides/features-without-labels.md", "Features without labels"),
     ("guides/your-own-loop.md", "Your own loop"),
     ("guides/reading-a-verdict.md", "Reading a verdict"),
     ("guides/many-machines.md", "Many machines"),

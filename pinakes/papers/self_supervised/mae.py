@@ -44,9 +44,12 @@ from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, SelfSupe
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
-    ("Reconstruction target", r"L = \frac{1}{|M|} \sum_{i \in M} \lVert \hat x_i - \tilde x_i \rVert^2"),
     (
-        "Reconstruction target",
+        'Section 3, "Reconstruction target"',
+        r"L = \frac{1}{|M|} \sum_{i \in M} \lVert \hat x_i - \tilde x_i \rVert^2",
+    ),
+    (
+        'Section 3, "Reconstruction target"',
         r"\tilde x_i = (x_i - \mathrm{mean}(x_i)) / \sqrt{\mathrm{var}(x_i) + \varepsilon}",
     ),
 )
