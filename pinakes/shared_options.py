@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+HEADING = "Options that all methods of this shelf share:\n"
+
 
 def spell_out(cls: type, shared: type) -> None:
     """Puts the options of a base class, and what is said of them, in the place of `**shared` in a class's `__init__`.
@@ -46,4 +48,5 @@ def spell_out(cls: type, shared: type) -> None:
     init.__annotations__ |= {each.name: each.annotation for each in added}
     about = inspect.getdoc(shared) or ""
     said = about.partition("Args:\n")[2].partition("\n\nRaises")[0]
-    cls.__doc__ = f"{inspect.getdoc(cls)}\n\nOptions that all methods of this shelf share:\n{said}\n"
+    before = about.partition(HEADING)[2].rstrip()
+    cls.__doc__ = f"{inspect.getdoc(cls)}\n\n{HEADING}{said}{before and chr(10)}{before}\n"

@@ -27,6 +27,16 @@ SHELF = Shelf(
             idea="Masks a convolutional network at every level, as if visible pixels were a sparse cloud of points.",
         ),
         Paper(
+            slug="cae-context-autoencoder",
+            title="Context Autoencoder for Self-Supervised Representation Learning",
+            authors="Chen et al.",
+            venue="IJCV 2023",
+            link="arXiv:2202.03026",
+            task="representation",
+            method="cae:CAE",
+            idea="Foretells what the encoder would say of hidden patches, and paints them from that alone.",
+        ),
+        Paper(
             slug="random-weights",
             title="On Random Weights and Unsupervised Feature Learning",
             authors="Saxe et al.",

@@ -92,7 +92,7 @@ class SelfSupervised(Method):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
-            spell_out(cls, SelfSupervised)
+            spell_out(cls, cls.__mro__[1])
 
     # -- what a subclass gives -------------------------------------------------------------------------------
 

@@ -33,7 +33,8 @@ from pinakes.data.base import DataInfo
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.backbones import FeatureExtractor
-from pinakes.nn.masked_autoencoder import masking_from, patchify, reconstruction_loss, unpatchify
+from pinakes.nn.masked_autoencoder import masking_from, patchify, reconstruction_loss
+from pinakes.nn.painting import shown_and_painted
 from pinakes.nn.sparse_convolution import Sites, SparseBatchNorm2d, sparse
 from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, SelfSupervised
 from pinakes.tasks.base import Prediction
@@ -45,7 +46,6 @@ EQUATIONS = (
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 
 LEVELS = (-3, -2, -1)
-GREY = 0.5
 
 
 class Densify(nn.Module):
@@ -239,15 +239,7 @@ class SparK(SelfSupervised):
     def painted(self, image: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
         """Images of which some patches are grey, and with these painted with their true mean and variance."""
         hidden = masking_from(self.noise.expand(len(image), -1), self.mask_ratio).hidden
-        true = patchify(image, self.patch)
-        spread, centre = torch.var_mean(true, dim=2, keepdim=True)
-        found = self.paint(image, hidden) * (spread + 1e-8).sqrt() + centre
-        size = (image.shape[-2], image.shape[-1])
-        covered = hidden[:, :, None]
-        return {
-            "shown": unpatchify(torch.where(covered, torch.full_like(true, GREY), true), self.patch, size),
-            "reconstruction": unpatchify(torch.where(covered, found, true), self.patch, size).clamp(0, 1),
-        }
+        return shown_and_painted(image, self.paint(image, hidden), hidden, self.patch, norm_pix_loss=True)
 
 
 @claim(

@@ -5,7 +5,8 @@ import torch
 
 import pinakes
 from pinakes.nn.masked_autoencoder import patchify
-from pinakes.papers.self_supervised.mae import GREY, MAE
+from pinakes.nn.painting import GREY
+from pinakes.papers.self_supervised.mae import MAE
 
 INFO = pinakes.DataInfo(3, (32, 32))
 
