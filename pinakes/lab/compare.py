@@ -148,7 +148,7 @@ def compare(
                 result, files = run_cell(cell, stated, loaded, shown, folder)
                 write_cell(cell.folder(folder), result, files)
             results.append(result)
-            bar.say(_line(result, stated.headline), done=len(results))
+            bar.say(_line(result, stated.metrics), done=len(results))
             check_interrupt()
     references = read_references(folder, results)
     board = rank(stated.name, loaded.spec, stated.metrics, chosen, results, folder, references)
@@ -157,9 +157,10 @@ def compare(
     return board
 
 
-def _line(result: CellResult, headline: Metric) -> str:
+def _line(result: CellResult, metrics: Sequence[Metric]) -> str:
     if result.error:
         return f"{result.slug}, seed {result.seed}: failed: {result.error}"
+    headline = next((each for each in metrics if each.name in result.metrics), metrics[0])
     value = notation.number(result.metrics.get(headline.name, math.nan))
     took = notation.seconds(result.fit_seconds)
     return f"{result.slug}, seed {result.seed}: {headline.label} {value}, fitted in {took}"

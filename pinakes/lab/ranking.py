@@ -24,17 +24,17 @@ def rank(
     Args:
         task: Name of the task.
         data: The spec of the data.
-        metrics: The metrics of the task, the headline first; those without a value in any result are left out.
+        metrics: The metrics of the task, the headline first; those without a value in any result are left out, and the
+            first with one is the headline where the data does not allow the task's own.
         papers: The compared methods.
         results: Their cells.
         folder: The comparison's folder.
         references: What the methods learnt from; they are kept beside the rows and not ranked.
     """
     found = {name for result in results for name in result.metrics}
+    measured = [metric for metric in metrics if metric.name in found] or metrics[:1]
     columns = tuple(
-        Column(metric.name, metric.label, metric.about, metric.higher_is_better)
-        for position, metric in enumerate(metrics)
-        if position == 0 or metric.name in found
+        Column(metric.name, metric.label, metric.about, metric.higher_is_better) for metric in measured
     )
     return Leaderboard(
         task=task,
