@@ -7,8 +7,8 @@ is frozen, but for fine-tuning, which is done on a copy of it where the spec ask
 many percent of the labels.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,17 +72,65 @@ class Judged(Dataset[Sample]):
         return getattr(self.samples, name)
 
 
-@dataclass
-class Gathered:
-    """What a method says of whole images, and what is true of them.
+class ProbeMeter(Meter):
+    """Fits probes on what a method says of training images, and judges them on what it says of others.
+
+    Embeddings of whole images are kept; of the features of patches, those that a probe is fitted on.
 
     Args:
-        embedding: (samples, width), batch by batch.
-        label: The class of each sample (samples), -1 where it is not known, batch by batch.
+        classes: Names of the classes; of images, or of pixels.
     """
 
-    embedding: list[Tensor] = field(default_factory=list)
-    label: list[Tensor] = field(default_factory=list)
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        self.patches = PatchProbes(len(classes))
+        self._known: list[tuple[Tensor, Tensor]] = []
+        self._judged: list[tuple[Tensor, Tensor]] = []
+
+    def learn(self, batch: Batch, prediction: Prediction) -> None:
+        """Takes in one batch to fit probes on, with its truth and the prediction for it."""
+        self._known.append(_embedded(batch, prediction))
+        self.patches.learn(batch, prediction)
+
+    def update(self, batch: Batch, prediction: Prediction) -> None:
+        """Takes in one batch to judge on; all to fit on must have been taken in before."""
+        if not self._judged:
+            self.patches.fit()
+        self._judged.append(_embedded(batch, prediction))
+        self.patches.judge(batch, prediction)
+
+    def compute(self) -> Evaluation:
+        """What probes read from embeddings and patches, as far as there is truth for them; by class for images."""
+        metrics, groups = self._of_images()
+        return Evaluation(metrics | self.patches.metrics(), groups)
+
+    def _of_images(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        learnt, label = (torch.cat(each) for each in zip(*self._known, strict=True))
+        asked, truth = (torch.cat(each) for each in zip(*self._judged, strict=True))
+        labelled = label >= 0
+        if len(self.classes) < 2 or not labelled.any() or (truth < 0).all():
+            return {}, {}
+        if (truth < 0).any():
+            raise UserError("data: judging needs the label of every test image, and some have none")
+        learnt, label = learnt[labelled], label[labelled]
+        answers = fitted_classifier(learnt, label, len(self.classes))(asked).argmax(1)
+        neighbours = nearest_neighbour_classes(asked, learnt, label, NEIGHBOURS)
+        right = {"linear_probe": answers == truth, "knn": neighbours == truth}
+        metrics = {name: float(each.double().mean()) for name, each in right.items()}
+        groups = {}
+        for number, name in enumerate(self.classes):
+            rows = truth == number
+            if rows.any():
+                groups[name] = {of: float(each[rows].double().mean()) for of, each in right.items()}
+                groups[name]["images"] = float(rows.sum())
+        return metrics, groups
+
+
+def _embedded(batch: Batch, prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """The embeddings of a batch and its labels, -1 where one is not known."""
+    embedding = prediction["embedding"].float().cpu()
+    label = batch.get("label")
+    return embedding, torch.full((len(embedding),), UNLABELLED) if label is None else label.cpu()
 
 
 def feature_colours(
@@ -192,9 +240,9 @@ class Representation(Task):
                 "put the images into a folder for each class"
             )
 
-    def meter(self, info: DataInfo) -> Meter:
-        """None: metrics need the training images as well, which `evaluate` looks at."""
-        raise NotImplementedError("representations are judged by evaluate, which fits probes")
+    def meter(self, info: DataInfo) -> ProbeMeter:
+        """A fresh meter, to which training images must be shown before others."""
+        return ProbeMeter(info.classes)
 
     def evaluate(
         self,
@@ -219,21 +267,37 @@ class Representation(Task):
         """
         self.check_test(samples)
         assert isinstance(samples, Judged)
-        patches = PatchProbes(len(method.info.classes))
-        look = _Look(self, method, batch_size, workers)
-        known = look(samples.known, patches.learn)
-        patches.fit()
-        judged = look(samples, patches.judge, observe)
-        metrics, groups = _of_images(known, judged, method.info)
+        meter = self.meter(method.info)
+        for batch, prediction in self._predicted(method, samples.known, batch_size, workers):
+            meter.learn(batch, prediction)
+        start = 0
+        for batch, prediction in self._predicted(method, samples, batch_size, workers):
+            meter.update(batch, prediction)
+            if observe is not None:
+                observe(start, batch, prediction)
+            start += len(batch["image"])
+        found = meter.compute()
+        metrics = dict(found.metrics)
         if "linear_probe" in metrics:
             for percent in samples.percents:
-                found = finetuned_accuracy(method, samples, samples.known, percent / 100)
-                metrics[f"finetune_{percent}"] = found
-        metrics |= patches.metrics()
+                tuned = finetuned_accuracy(method, samples, samples.known, percent / 100)
+                metrics[f"finetune_{percent}"] = tuned
         if not metrics:
             raise UserError("data: no training image has a truth of the kind that the test images have")
         ordered = {each.name: metrics[each.name] for each in self.metrics if each.name in metrics}
-        return Evaluation(ordered, groups)
+        return Evaluation(ordered, found.groups)
+
+    def _predicted(
+        self, method: "Method", samples: SampleSet, batch_size: int, workers: int
+    ) -> Iterator[tuple[Batch, Prediction]]:
+        loader: DataLoader[Batch] = DataLoader(
+            samples,  # type: ignore[arg-type]  # torch asks for its Dataset class, any map-style set serves
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=self.collate,
+        )
+        for batch in loader:
+            yield batch, method.predict(batch)
 
     def draw_sample(self, sample: Sample, info: DataInfo) -> list[Panel]:
         """The image, with its class where it is known, else its file's name."""
@@ -265,68 +329,6 @@ class Representation(Task):
         """The colours that patch features shown together share."""
         features = [each["features"].cpu() for each in predictions if "features" in each]
         return feature_colours(features) if features else None
-
-
-class _Look:
-    """Looks at samples with a frozen method."""
-
-    def __init__(self, task: Task, method: "Method", batch_size: int, workers: int) -> None:
-        self.task, self.method, self.batch_size, self.workers = task, method, batch_size, workers
-
-    def __call__(
-        self,
-        samples: SampleSet,
-        each: Callable[[Batch, Prediction], None],
-        observe: Observer | None = None,
-    ) -> Gathered:
-        """What the method says of the samples; `each` is shown every batch with the prediction for it."""
-        loader: DataLoader[Batch] = DataLoader(
-            samples,  # type: ignore[arg-type]  # torch asks for its Dataset class, any map-style set serves
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            collate_fn=self.task.collate,
-        )
-        found, start = Gathered(), 0
-        for batch in loader:
-            prediction = self.method.predict(batch)
-            count = len(batch["image"])
-            label = batch.get("label")
-            found.embedding.append(prediction["embedding"].float().cpu())
-            found.label.append(torch.full((count,), UNLABELLED) if label is None else label.cpu())
-            each(batch, prediction)
-            if observe is not None:
-                observe(start, batch, prediction)
-            start += count
-        return found
-
-
-def _of_images(
-    known: Gathered, judged: Gathered, info: DataInfo
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """What is read from the embeddings of whole images."""
-    label, truth = torch.cat(known.label), torch.cat(judged.label)
-    labelled = label >= 0
-    if len(info.classes) < 2 or not labelled.any() or (truth < 0).all():
-        return {}, {}
-    if (truth < 0).any():
-        raise UserError("data: judging needs the label of every test image, and some have none")
-    learnt, asked = torch.cat(known.embedding)[labelled], torch.cat(judged.embedding)
-    answers = fitted_classifier(learnt, label[labelled], len(info.classes))(asked).argmax(1)
-    neighbours = nearest_neighbour_classes(asked, learnt, label[labelled], NEIGHBOURS)
-    metrics = {
-        "linear_probe": float((answers == truth).double().mean()),
-        "knn": float((neighbours == truth).double().mean()),
-    }
-    groups = {
-        name: {
-            "linear_probe": float((answers == truth)[truth == number].double().mean()),
-            "knn": float((neighbours == truth)[truth == number].double().mean()),
-            "images": float((truth == number).sum()),
-        }
-        for number, name in enumerate(info.classes)
-        if (truth == number).any()
-    }
-    return metrics, groups
 
 
 def _percents(data: TaskData) -> tuple[int, ...]:

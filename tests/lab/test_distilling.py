@@ -161,3 +161,11 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
     pinakes.create("cross-entropy", student=TEACHER).fit(DATA, steps=2, out=tmp_path)
     with pytest.raises(UserError, match="already holds a run"):
         distilled(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", [paper.slug for paper in distillers()])
+def test_every_method_that_distils_takes_a_run_as_its_teacher(slug: str, tmp_path: Path) -> None:
+    pinakes.create("cross-entropy", student=TEACHER).fit(DATA, steps=1, batch_size=8).save(tmp_path)
+    method = pinakes.create(slug, teacher=str(tmp_path), student=STUDENT).fit(DATA, steps=2, batch_size=8)
+    assert method.learnt_from()["teacher"].options["student"] == TEACHER

@@ -54,6 +54,7 @@ def distillation_divergence(
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015 (arXiv:1503.02531), section 2.
 
     Example:
+        >>> import torch
         >>> distillation_divergence(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), 4.0)
         tensor(0.)
     """
@@ -70,6 +71,7 @@ def in_smaller_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         other: The same, with rows and columns of its own.
 
     Example:
+        >>> import torch
         >>> [tuple(each.shape) for each in in_smaller_size(torch.rand(1, 8, 4, 4), torch.rand(1, 3, 2, 2))]
         [(1, 8, 2, 2), (1, 3, 2, 2)]
     """

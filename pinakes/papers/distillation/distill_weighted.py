@@ -170,8 +170,8 @@ class DistillWeighted(Distiller):
         power: p of the weights, 0 or more; 0 weighs all sources alike.
         label_weight: lambda, the share of the labels in the loss, 0 to 1; the sources have the rest.
         probe: Most labelled images by which similarity is measured, 2 or more.
-        teacher: Name of the network of sources that are trained on a data spec.
-        teacher_steps: How many steps of training each of these takes; None for twice as long as the student learns.
+        source: Name of the network of sources that are trained on a data spec.
+        source_steps: How many steps of training each of these takes; None for twice as long as the student learns.
         student: Name of the network that is trained, as `pinakes.nn.backbones` reads it.
         learning_rate: Of AdamW, after a rise over the first tenth of training and before it falls to 0 as a cosine.
         augmentation: How training images are changed: "shift" moves them by up to an eighth, "flip" also mirrors them,
@@ -189,13 +189,13 @@ class DistillWeighted(Distiller):
         power: float = 1.0,
         label_weight: float = 0.8,
         probe: int = 500,
-        teacher: str = "pinakes/resnet20s2",
-        teacher_steps: int | None = None,
+        source: str = "pinakes/resnet20s2",
+        source_steps: int | None = None,
         student: str = "pinakes/resnet8s2",
         learning_rate: float = 2e-3,
         augmentation: Augmentation = "shift",
     ) -> None:
-        super().__init__(teacher, teacher_steps, student, learning_rate, augmentation)
+        super().__init__(source, source_steps, student, learning_rate, augmentation)
         if isinstance(sources, str) or not sources:
             raise UserError(f"sources: expected one or more run folders or data specs, got {sources!r}")
         if len(set(sources)) < len(sources):
