@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pinakes.data.base import SampleSet
@@ -55,20 +55,25 @@ def finetuned_accuracy(method: "Method", test: SampleSet, train: SampleSet, shar
     if not hasattr(method, "encode"):
         raise UserError(f"finetune: {type(method).__name__} has no encode to train; leave it out")
     places = some_of_each_class(train, classes, share)
-    images = torch.stack([train[place]["image"] for place in places]).to(method.device)
-    truth = torch.tensor([int(train[place]["label"]) for place in places], device=method.device)
+
+    def drawn(rows: list[int]) -> tuple[Tensor, Tensor]:
+        # of those few that a step needs, so that a large training set need not fit in memory
+        samples = [train[places[row]] for row in rows]
+        image = torch.stack([each["image"] for each in samples]).to(method.device)
+        return image, torch.tensor([int(each["label"]) for each in samples], device=method.device)
+
     with isolated(0), torch.enable_grad():
         tuned: Any = copy.deepcopy(method).train().requires_grad_(True)
-        head = nn.Linear(tuned.encode(images[:2])["embedding"].shape[1], classes).to(method.device)
+        head = nn.Linear(tuned.encode(drawn([0, -1])[0])["embedding"].shape[1], classes).to(method.device)
         optimiser = torch.optim.AdamW(
             [*tuned.parameters(), *head.parameters()], LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
         course = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
         for _ in range(STEPS):
-            drawn = torch.randint(len(images), (min(BATCH, len(images)),), device=method.device)
-            logits = head(tuned.encode(flipped(shifted(images[drawn])))["embedding"])
+            image, truth = drawn(torch.randint(len(places), (min(BATCH, len(places)),)).tolist())
+            logits = head(tuned.encode(flipped(shifted(image)))["embedding"])
             optimiser.zero_grad()
-            functional.cross_entropy(logits, truth[drawn]).backward()
+            functional.cross_entropy(logits, truth).backward()
             optimiser.step()
             course.step()
     tuned.eval()

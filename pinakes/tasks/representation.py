@@ -274,7 +274,7 @@ class Representation(Task):
         for batch, prediction in self._predicted(method, samples, batch_size, workers):
             meter.update(batch, prediction)
             if observe is not None:
-                observe(start, batch, prediction)
+                observe(start, batch, prediction | _drawn(method, batch))
             start += len(batch["image"])
         found = meter.compute()
         metrics = dict(found.metrics)
@@ -329,6 +329,16 @@ class Representation(Task):
         """The colours that patch features shown together share."""
         features = [each["features"].cpu() for each in predictions if "features" in each]
         return feature_colours(features) if features else None
+
+
+def _drawn(method: "Method", batch: Batch) -> Prediction:
+    """What a method paints of a batch, if it paints: for pictures alone, so that nobody else waits for it."""
+    drawn = getattr(method, "drawn", None)
+    if drawn is None:
+        return {}
+    with torch.no_grad():
+        found: Prediction = drawn(batch["image"].to(method.device))
+    return found
 
 
 def _percents(data: TaskData) -> tuple[int, ...]:

@@ -136,13 +136,16 @@ class SelfSupervised(Method):
         return self.loss(self.augmented(self.sized(batch["image"])))
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
-        """The features of a batch and, if the method paints, what it paints."""
-        image = self.sized(batch["image"])
-        painted = {
-            name: functional.interpolate(value, tuple(batch["image"].shape[-2:]), mode="bilinear").clamp(0, 1)
-            for name, value in self.painted(image).items()
+        """The features of a batch."""
+        return self.encode(self.sized(batch["image"]))
+
+    def drawn(self, image: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
+        """What `painted` gives, in the size of the images."""
+        size = tuple(image.shape[-2:])
+        return {
+            name: functional.interpolate(value, size, mode="bilinear").clamp(0, 1)
+            for name, value in self.painted(self.sized(image)).items()
         }
-        return {**self.encode(image), **painted}
 
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
         """Trains the encoder; every two minutes what it paints is put into the run folder."""

@@ -14,12 +14,13 @@ positions of the hidden patches:
 - Objective, `context_autoencoder_loss`: L = l_y(Y*_m, Y_m) + lambda ||Z*_m - sg[Z_m]||^2, both means, lambda = 2; Z_m
   is what the same encoder, without gradients, says of the hidden patches seen alone.
 
-Order of normalisations and residuals, layer scale, number of blocks and lambda are those of the authors' code
-(github.com/Atten4Vis/CAE).
+Order of normalisations and residuals, the layer scale of regressor and decoder, and lambda are those of the authors'
+code (github.com/Atten4Vis/CAE).
 
 Differences from the paper: the target is normalised pixels, with the squared error, in place of a tokenizer's discrete
 tokens with the cross-entropy; half of the patches are hidden, at random and not in blocks. The embedding is the mean
-over the patches; encoder and decoder are small, of two blocks each behind the encoder.
+over the patches; encoder, regressor and decoder are small, the latter of two blocks each in place of four. The encoder
+has neither layer scale nor dropped paths, gradients are not clipped, and weights start as those of masked autoencoders.
 """
 
 from typing import Any

@@ -123,7 +123,7 @@ class _Untrained(MAE):
 
 @claim(
     text="A linear classifier reads more from a masked autoencoder's features than from those of random weights.",
-    where="section 4.1, table 1",
+    where="implied by the linear probes of section 4.1, table 1",
     higher_is_better=True,
 )
 def painting_teaches_more_than_chance(lab: Lab) -> Trial:
