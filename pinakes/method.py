@@ -59,6 +59,10 @@ class Method(LightningModule):
     """The fewest training samples that the method can be fitted on."""
     training_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 1}
     """Training settings that suit the method where the user gives none."""
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Fields of training samples, beyond what the task states, that the method learns from, and what each is."""
+    example_data: ClassVar[str] = ""
+    """A spec of small built-in data that has what the method needs, where the task's example lacks it."""
     export_obstacle: ClassVar[str] = ""
     """Why the method cannot be exported as a graph; an empty string where it can."""
 
@@ -181,6 +185,12 @@ class Method(LightningModule):
         self.prepare(loaded.info, seed=plan.seed)
         first = self.task.collate([loaded.train[0]])
         self.task.check_batch(first, loaded.info)
+        for name, about in self.needs.items():
+            if name not in first:
+                raise UserError(
+                    f"{loaded.spec}: {type(self).__name__} learns from {about} ('{name}'), which these data lack; "
+                    f"data such as {self.example_data or self.task.example_data} have it"
+                )
         training.claim(self, loaded, plan)
         self.to(torch_device(plan.device))
         with isolated(plan.seed):

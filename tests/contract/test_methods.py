@@ -23,18 +23,22 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine ha
 
 
 @functools.cache
-def example(task: str) -> TaskData:
-    return load_data(tasks.get(task).example_data, task=task)
+def loaded(spec: str, task: str) -> TaskData:
+    return load_data(spec, task=task)
+
+
+def example(paper: Paper) -> TaskData:
+    return loaded(paper.load().example_data or tasks.get(paper.task).example_data, paper.task)
 
 
 @functools.cache
 def fitted(slug: str, seed: int = 0) -> Method:
     paper = pinakes.find(slug)
-    return pinakes.create(slug).fit(example(paper.task), steps=2, batch_size=4, seed=seed)
+    return pinakes.create(slug).fit(example(paper), steps=2, batch_size=4, seed=seed)
 
 
 def some(paper: Paper, count: int = 3, split: str = "test") -> Batch:
-    samples = dict(example(paper.task).splits())[split]
+    samples = dict(example(paper).splits())[split]
     return tasks.get(paper.task).collate([samples[index] for index in range(count)])
 
 
@@ -42,7 +46,7 @@ def trainable(paper: Paper) -> Method:
     method = pinakes.create(paper.slug)
     if type(method).training_step is Method.training_step:
         pytest.skip("has no gradient training")
-    return method.prepare(example(paper.task).info)
+    return method.prepare(example(paper).info)
 
 
 @METHODS
@@ -95,7 +99,7 @@ def test_a_batch_of_one_gives_what_the_same_sample_gives_among_others(paper: Pap
 @METHODS
 def test_same_seed_gives_the_same_method(paper: Paper) -> None:
     first = fitted(paper.slug)
-    second = pinakes.create(paper.slug).fit(example(paper.task), steps=2, batch_size=4, seed=0)
+    second = pinakes.create(paper.slug).fit(example(paper), steps=2, batch_size=4, seed=0)
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
 
@@ -175,7 +179,7 @@ def test_fitting_and_predicting_touch_no_global_state(paper: Paper) -> None:
         )
 
     before = state()
-    method = pinakes.create(paper.slug).fit(example(paper.task), steps=1, batch_size=4)
+    method = pinakes.create(paper.slug).fit(example(paper), steps=1, batch_size=4)
     method.predict(some(paper))
     assert state() == before
 
@@ -189,7 +193,7 @@ def test_an_unfitted_method_says_so(paper: Paper) -> None:
 @METHODS
 def test_images_below_the_least_size_are_refused_before_fitting(paper: Paper) -> None:
     method = pinakes.create(paper.slug)
-    info = example(paper.task).info
+    info = example(paper).info
     with pytest.raises(pinakes.UserError, match="size"):
         method.prepare(pinakes.DataInfo(info.channels, (method.min_size - 1, 64), info.classes))
 
@@ -197,7 +201,7 @@ def test_images_below_the_least_size_are_refused_before_fitting(paper: Paper) ->
 @CUDA
 @METHODS
 def test_works_on_the_device_it_is_put_on(paper: Paper) -> None:
-    method = pinakes.create(paper.slug).fit(example(paper.task), steps=2, batch_size=4, device="cuda")
+    method = pinakes.create(paper.slug).fit(example(paper), steps=2, batch_size=4, device="cuda")
     batch = some(paper)
     prediction = method.predict(batch)
     assert all(value.is_cuda for value in prediction.values() if isinstance(value, torch.Tensor))

@@ -18,6 +18,7 @@ LABELS = {
     "relations": "relations",
     "depth": "depth",
     "normals": "normals",
+    "modalities": "modalities",
     "intrinsics": "intrinsics",
     "stereo": "stereo",
     "pairs": "pairs",
