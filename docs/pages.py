@@ -83,7 +83,7 @@ class Entry:
     @property
     def example_data(self) -> str:
         """The data on which its commands run as they stand."""
-        return tasks.get(self.paper.task).default_data
+        return self.paper.load().example_data or tasks.get(self.paper.task).default_data
 
 
 def catalogue_pages() -> dict[str, str]:

@@ -12,6 +12,7 @@ from pinakes.cli.group import FAILED
 from pinakes.cli.parameters import (
     LOADERS,
     AsJson,
+    Backbone,
     Clip,
     Data,
     Device,
@@ -70,6 +71,7 @@ def compare(
             autocompletion=completion.settings_of_methods,
         ),
     ] = None,
+    backbone: Backbone = None,
     device: Device = "auto",
     precision: FitPrecision = "32",
     clip: Clip = None,
@@ -93,6 +95,7 @@ def compare(
     check_folder(Path("runs") if out is None else out)
     if about.omission:
         note(about.omission, aside=json)
+    named = [f"all.backbone={backbone}"] if backbone else []
     with kept_clear():
         board = pinakes.compare(
             subject,
@@ -104,7 +107,9 @@ def compare(
             steps=steps,
             batch_size=batch_size,
             time_limit=time_limit,
-            options=read_settings_of_methods(settings or [], [paper.slug for paper in about.papers]),
+            options=read_settings_of_methods(
+                [*named, *(settings or [])], [paper.slug for paper in about.papers]
+            ),
             out=out,
             device=device,
             precision=precision,

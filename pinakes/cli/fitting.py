@@ -12,6 +12,7 @@ from pinakes.cli import completion
 from pinakes.cli.console import is_main_process, kept_clear, note, note_data, shows_progress
 from pinakes.cli.parameters import (
     LOADERS,
+    Backbone,
     Clip,
     Data,
     Device,
@@ -50,6 +51,7 @@ def fit(
             autocompletion=completion.settings,
         ),
     ] = None,
+    backbone: Backbone = None,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(metavar="N", help="Processes on this machine, one a device.")] = 1,
     nodes: Annotated[int, typer.Option(metavar="N", help="Machines, under torchrun or Slurm.")] = 1,
@@ -87,7 +89,8 @@ def fit(
     folder = Path("runs", run_name(slug, data)) if out is None else out
     with kept_clear():
         kind = paper.load()
-        method = kind(**read_settings(settings or [], kind, slug))
+        named = [f"backbone={backbone}"] if backbone else []
+        method = kind(**read_settings([*named, *(settings or [])], kind, slug))
         plan = {
             "epochs": epochs,
             "steps": steps,

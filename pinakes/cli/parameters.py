@@ -62,3 +62,13 @@ def pixels(size: str | None) -> tuple[int, int] | None:
     from pinakes.data.spec import to_size
 
     return None if size is None else to_size("--size", size)
+
+
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The network that methods build on: timm/NAME, pinakes/NAME, or the run folder of a pretrained encoder; "
+        "short for --set backbone=NAME.",
+    ),
+]

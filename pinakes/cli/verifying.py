@@ -41,6 +41,13 @@ def verify(
     stale: Annotated[
         bool, typer.Option("--stale", help="Only those whose code changed since, and those that failed.")
     ] = False,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm",
+            help="With --stale: one seed of each claim; a verdict stands where its figures come out the same.",
+        ),
+    ] = False,
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Seeds of each claim; 5 by default.")
     ] = None,
@@ -85,6 +92,7 @@ def verify(
         records = run(
             which,
             stale=stale,
+            confirm=confirm,
             seeds=seeds,
             jobs=jobs,
             quick=quick,

@@ -5,6 +5,7 @@ Resizing is left to Pillow, which needs no threads: loading then does not slow d
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,18 @@ class BadImage(Exception):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """A Pillow image whose header was read and whose size is safe; not yet decoded.
+def opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """A Pillow image, of a file or of its bytes, whose header was read and whose size is safe; not yet decoded.
 
     Raises:
         BadImage: If the file cannot be opened, or decoded within the `with` block.
     """
     try:
         # Given a path, Pillow 11 to 13 maps uncompressed TIFFs into memory and scrambles those with an orientation.
-        with path.open("rb") as file, Image.open(file) as image:
+        with (
+            BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            Image.open(file) as image,
+        ):
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
@@ -48,7 +52,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
             f"has more than the {Image.MAX_IMAGE_PIXELS:,} pixels that are safe to decode; cut it into tiles"
         ) from error
     except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
+        empty = not (source if isinstance(source, bytes) else source.stat().st_size)
         raise BadImage("is empty (0 bytes)" if empty else "is not an image that can be read") from error
     except Exception as error:  # the decoders raise nearly anything on damaged bytes
         raise BadImage(f"is damaged or cut short ({str(error) or type(error).__name__})") from error
@@ -94,9 +98,9 @@ def read_mask(path: str | Path) -> np.ndarray:
         raise UserError(f"{path}: {error}; {REMEDY}") from error
 
 
-def decode(path: Path) -> np.ndarray:
-    """`read_image`, but raises BadImage."""
-    with opened(path) as image:
+def decode(source: Path | bytes) -> np.ndarray:
+    """`read_image`, of a file or of its bytes, but raises BadImage."""
+    with opened(source) as image:
         return to_array(image)
 
 

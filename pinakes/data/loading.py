@@ -32,8 +32,8 @@ def load_data(
     in the picture.
 
     Args:
-        spec: `SCHEME:PATH?key=value&...` (schemes mvtec, folder, coco), a built-in set (`digits`, `textures`,
-            `faces`) with options after a question mark, a path whose layout is recognised, or a `TaskData`,
+        spec: `SCHEME:PATH?key=value&...` (schemes mvtec, folder, coco, masks, wds), a built-in set (`digits`,
+            `textures`, `faces`) with options after a question mark, a path whose layout is recognised, or a `TaskData`,
             which is only arranged, whatever the other arguments. Every source takes the options size, seed and
             channels; those that read files take tile and overlap, in pixels, to cut large images; some tasks read
             options of their own, such as `seen` and `unknown`.

@@ -18,6 +18,7 @@ SOURCES = {
     "folder": "pinakes.data.folder:load",
     "coco": "pinakes.data.coco:load",
     "masks": "pinakes.data.masks:load",
+    "wds": "pinakes.data.shards:load",
     "digits": "pinakes.data.digits:load",
     "textures": "pinakes.data.textures:load",
     "faces": "pinakes.data.faces:load",

@@ -119,7 +119,7 @@ def measure_cost(
         raise UserError(f"batch_size: expected a whole number of 1 or more, got {batch_size!r}")
     paper = find(slug)
     task = tasks.get(paper.task)
-    data = load_data(task.example_data, task=task, size=size)
+    data = load_data(paper.load().example_data or task.example_data, task=task, size=size)
     method = pinakes.create(slug).fit(data, steps=1, device=device)
     batch = _batch(task, data.test if data.test is not None else data.train, batch_size)
     with tempfile.TemporaryDirectory() as folder:

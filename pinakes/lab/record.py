@@ -108,6 +108,7 @@ class Record:
         machine: What it ran on, by kind.
         date: When.
         seconds: How long it took.
+        confirmed: When the first seed last gave the same figures again, with other code; or empty.
     """
 
     slug: str
@@ -122,6 +123,7 @@ class Record:
     machine: Mapping[str, str | int] = field(default_factory=lambda: machine_kind())
     date: str = field(default_factory=comparison.now)
     seconds: float = 0.0
+    confirmed: str = ""
 
     @property
     def failed(self) -> bool:
@@ -138,6 +140,8 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON values, with a hash that seals them."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        if not self.confirmed:
+            del values["confirmed"]
         return values | {SEAL: _seal(values)}
 
     def save(self, folder: Path) -> Path:

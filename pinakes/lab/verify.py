@@ -9,6 +9,7 @@ from pinakes.engine.interrupts import remembered_interrupts
 from pinakes.engine.plan import torch_device
 from pinakes.errors import UserError, suggest
 from pinakes.lab import notation
+from pinakes.lab.confirming import confirm as confirmed
 from pinakes.lab.dependencies import code_hash
 from pinakes.lab.describing import data_name
 from pinakes.lab.examination import Examination
@@ -25,6 +26,7 @@ def verify(
     which: str | Sequence[str],
     *,
     stale: bool = False,
+    confirm: bool = False,
     seeds: int | None = None,
     jobs: int = 1,
     quick: bool = False,
@@ -42,6 +44,8 @@ def verify(
     Args:
         which: The slug of a paper or several, the name of a shelf, or "all".
         stale: Run only papers whose code changed since their verdicts were written, and those that failed.
+        confirm: With `stale`: run the first seed of their claims only, and let a verdict stand whose figures come out
+            the same to the last digit; where they do not, all seeds are run.
         seeds: How many seeds; 5 by default.
         jobs: How many seeds run at a time, each in a process of its own.
         quick: Two seeds and two steps of training: shows that the claims run. The verdicts mean nothing and are
@@ -69,6 +73,8 @@ def verify(
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UserError(f"{name}: expected a whole number of 1 or more, got {value!r}")
+    if confirm and (not stale or seeds or quick or data is not None):
+        raise UserError("confirm: goes with stale, and with neither seeds, quick nor data")
     torch_device(device)
     chosen = _chosen(which)
     if data is not None:
@@ -80,6 +86,10 @@ def verify(
         record = _up_to_date(paper, folder, seeds, data, quick)
         if record is not None:
             records[paper.slug] = record
+    if confirm:
+        with remembered_interrupts() as check_interrupt:
+            old = [paper for paper in chosen if paper.slug not in records]
+            records |= confirmed(old, folder, jobs=jobs, device=device, check_interrupt=check_interrupt)
     count = seeds or (QUICK_SEEDS if quick else SEEDS)
     examinations = {
         paper.slug: Examination(paper, count, data=data, quick=quick, device=device)

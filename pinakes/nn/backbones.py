@@ -7,9 +7,11 @@ A name may say where its weights come from, after an "@":
 - `timm/resnet18@weights/resnet18.safetensors`: a file of yours;
 - `pinakes/tiny_conv`, `pinakes/tiny_vit`: the embedded ones, about a million parameters each;
 - `pinakes/resnet8`, `resnet20`, `resnet8x4`, `resnet8s2` and others: residual networks for small images, without
-  weights (`pinakes.nn.small_resnet`).
+  weights (`pinakes.nn.small_resnet`);
+- `runs/mine`: the encoder of a fitted method, from its run folder, which must stay where it is.
 """
 
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pinakes.engine.runs import DESCRIPTION
 from pinakes.errors import UserError, suggest
 from pinakes.nn import small_resnet, tiny
 
@@ -64,11 +67,18 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self, name: str, layers: Sequence[int] = (2, 3), channels: int = 3) -> None:
         super().__init__()
-        self.network = _create(name, features_only=True, out_indices=tuple(layers), in_chans=channels)
-        levels: Any = self.network.feature_info
-        self.widths: list[int] = levels.channels()
-        self.strides: list[int] = levels.reduction()
-        mean, std = _normalisation(self.network, channels)
+        self.widths: list[int]
+        self.strides: list[int]
+        if (Path(name) / DESCRIPTION).is_file():
+            encoder = _encoder_of(Path(name), tuple(layers), channels)
+            self.network: nn.Module = encoder
+            self.widths, self.strides = encoder.widths, encoder.strides
+            mean, std = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+        else:
+            self.network = _create(name, features_only=True, out_indices=tuple(layers), in_chans=channels)
+            levels: Any = self.network.feature_info
+            self.widths, self.strides = levels.channels(), levels.reduction()
+            mean, std = _normalisation(self.network, channels)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.is_frozen = False
@@ -91,6 +101,23 @@ class FeatureExtractor(nn.Module):
         return levels
 
 
+def _encoder_of(run: Path, layers: tuple[int, ...], channels: int) -> Any:
+    """The encoder of a fitted method; takes images as they are."""
+    # imported by name: which methods there are is not code that results with other backbones depend on
+    method = importlib.import_module("pinakes").load(run)
+    if not hasattr(method, "as_backbone"):
+        raise UserError(
+            f"backbone: {run} holds a run of {type(method).__name__}, which is no encoder; give one of the task "
+            "representation"
+        )
+    if method.info.channels != channels:
+        raise UserError(
+            f"backbone: {run} was fitted on images of {method.info.channels} channels, and these have {channels}; "
+            f"add ?channels={method.info.channels} to the spec"
+        )
+    return method.as_backbone(layers)
+
+
 def _normalisation(network: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
     config: dict[str, Any] = (
         getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
@@ -110,7 +137,7 @@ def _create(name: str, **settings: Any) -> nn.Module:
     elif base.startswith("timm/"):
         model_name = base.removeprefix("timm/")
     else:
-        raise UserError(f"backbone: '{base}' is unknown{suggest(base, [*ours, 'timm/NAME'])}")
+        raise UserError(f"backbone: '{base}' is unknown{suggest(base, [*ours, 'timm/NAME', 'RUN'])}")
     if not timm.is_model(model_name):
         near = suggest(model_name, timm.list_models())[:200]
         raise UserError(f"backbone: timm has no network '{model_name}'{near}")

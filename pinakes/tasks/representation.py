@@ -8,7 +8,7 @@ many percent of the labels.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError
 from pinakes.nn.finetuning import finetuned_accuracy
 from pinakes.nn.patch_probes import PatchProbes
-from pinakes.nn.probes import fitted_classifier, nearest_neighbour_classes
+from pinakes.nn.probes import fitted_classifier, nearest, nearest_neighbour_classes
 from pinakes.tasks.base import (
     IMAGE,
     Batch,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pinakes.method import Method
 
 NEIGHBOURS = 20
+NEIGHBOURS_SHOWN = 4
 UNLABELLED = -1
 SHARES = (1, 10, 100)
 """Percent of the labels for which the accuracy of fine-tuning is stated."""
@@ -85,6 +86,7 @@ class ProbeMeter(Meter):
         self.classes = tuple(classes)
         self.patches = PatchProbes(len(classes))
         self._known: list[tuple[Tensor, Tensor]] = []
+        self._learnt: Tensor | None = None
         self._judged: list[tuple[Tensor, Tensor]] = []
 
     def learn(self, batch: Batch, prediction: Prediction) -> None:
@@ -98,6 +100,21 @@ class ProbeMeter(Meter):
             self.patches.fit()
         self._judged.append(_embedded(batch, prediction))
         self.patches.judge(batch, prediction)
+
+    def neighbours(self, prediction: Prediction, known: SampleSet) -> Prediction:
+        """For pictures: what is nearest to each image among those that probes are fitted on.
+
+        Args:
+            prediction: Of a batch.
+            known: The samples that were taken in to fit probes on, in that order.
+        """
+        if self._learnt is None:
+            self._learnt = torch.cat([embedding for embedding, _ in self._known])
+        count = min(NEIGHBOURS_SHOWN, len(self._learnt) // 2 * 2)
+        if not count:
+            return {}
+        _, places = nearest(prediction["embedding"].float().cpu(), self._learnt, count)
+        return {"neighbours": [Neighbours(known, tuple(row)) for row in places.tolist()]}
 
     def compute(self) -> Evaluation:
         """What probes read from embeddings and patches, as far as there is truth for them; by class for images."""
@@ -124,6 +141,25 @@ class ProbeMeter(Meter):
                 groups[name] = {of: float(each[rows].double().mean()) for of, each in right.items()}
                 groups[name]["images"] = float(rows.sum())
         return metrics, groups
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The training images whose embeddings are nearest to that of an image, for pictures.
+
+    Args:
+        known: The training samples.
+        places: Theirs, the nearest first.
+    """
+
+    known: SampleSet
+    places: tuple[int, ...]
+
+    def panel(self) -> Panel:
+        """The images side by side, two in a row."""
+        images = [self.known[place]["image"] for place in self.places]
+        rows = [torch.cat(images[start : start + 2], dim=2) for start in range(0, len(images), 2)]
+        return Panel(to_pixels(torch.cat(rows, dim=1)), "nearest training images")
 
 
 def _embedded(batch: Batch, prediction: Prediction) -> tuple[Tensor, Tensor]:
@@ -274,7 +310,8 @@ class Representation(Task):
         for batch, prediction in self._predicted(method, samples, batch_size, workers):
             meter.update(batch, prediction)
             if observe is not None:
-                observe(start, batch, prediction | _drawn(method, batch))
+                shown = _drawn(method, batch) | meter.neighbours(prediction, samples.known)
+                observe(start, batch, prediction | shown)
             start += len(batch["image"])
         found = meter.compute()
         metrics = dict(found.metrics)
@@ -308,8 +345,10 @@ class Representation(Task):
         ]
 
     def draw_prediction(self, sample: Sample, prediction: Prediction, scale: Any = None) -> list[Panel]:
-        """Features of patches as colours; what the method was shown and what it painted, if it paints."""
-        panels = []
+        """The nearest training images, if they are known; features of patches as colours; what the method was shown and
+        what it painted, if it paints.
+        """
+        panels = [prediction["neighbours"].panel()] if "neighbours" in prediction else []
         if "features" in prediction:
             mean, components, low, high = scale or feature_colours([prediction["features"].cpu()])
             maps = prediction["features"].cpu().double()

@@ -1,7 +1,9 @@
 """`verify`: records, resumption, staleness, failures; on toys that take no time."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +123,46 @@ def test_stale_runs_only_what_changed(claiming: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("pinakes.lab.verify.code_hash", lambda paper, specs: "other")
     verify("toy-brighter", stale=True)
     assert len(fits(log)) == 6 + 10
+
+
+def test_a_confirmed_verdict_stands_with_the_new_code_after_one_seed(
+    claiming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = claiming / "log"
+    monkeypatch.setenv("TOY_LOG", str(log))
+    (first,) = verify("toy-brighter", seeds=3)
+    assert len(fits(log)) == 6
+    monkeypatch.setattr("pinakes.lab.dependencies._digest", lambda path: "changed")
+    (record,) = verify("toy-brighter", stale=True, confirm=True)
+    assert len(fits(log)) == 6 + 2
+    assert figures([record]) == figures([first])
+    assert record.code != first.code
+    assert record.confirmed
+    assert (record.date, record.versions) == (first.date, first.versions)
+    assert Record.load(claiming / RESULTS / "toy-brighter.json") == record
+    assert verify("toy-brighter", stale=True) == [record]
+
+
+def test_a_verdict_whose_first_seed_gives_other_figures_is_measured_anew(
+    claiming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = verify("toy-brighter", seeds=2)
+    claim = first.claims[0]
+    assert claim.trial is not None
+    pairs = (replace(claim.trial.pairs[0], ours=0.123), *claim.trial.pairs[1:])
+    old = replace(first, claims=(replace(claim, trial=replace(claim.trial, pairs=pairs)),))
+    old.save(claiming / RESULTS)
+    monkeypatch.setattr("pinakes.lab.dependencies._digest", lambda path: "changed")
+    (record,) = verify("toy-brighter", stale=True, confirm=True)
+    assert not record.confirmed
+    assert figures([record])[:2] == figures([first])
+    assert len(figures([record])) == 5
+
+
+@pytest.mark.parametrize("other", [{"stale": False}, {"seeds": 2}, {"quick": True}])
+def test_confirming_is_for_stale_verdicts_as_they_are(other: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="confirm"):
+        verify("toy-brighter", **{"stale": True, "confirm": True, **other})
 
 
 def test_stale_runs_what_failed_again() -> None:

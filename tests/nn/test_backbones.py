@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+import pinakes
 from pinakes import UserError
 from pinakes.nn.backbones import FeatureExtractor, without_weights
 
@@ -98,3 +99,36 @@ def test_weights_that_cannot_be_downloaded_say_where_to_put_them(monkeypatch: py
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"run once to cache them in .* pinakes/tiny_conv"):
         FeatureExtractor("timm/resnet10t")
+
+
+@pytest.mark.parametrize(("slug", "layers"), [("mae", (2, -1)), ("spark-sparse-masked", (1, -1))])
+def test_a_run_is_a_backbone(slug: str, layers: tuple[int, int], tmp_path: Path) -> None:
+    method = pinakes.create(slug).fit("digits?n=40&size=32", steps=1, batch_size=8, out=tmp_path)
+    extract = FeatureExtractor(str(tmp_path), layers).freeze()
+    image = torch.rand(2, 3, 32, 32)
+    levels = extract(image)
+    assert [level.shape[1] for level in levels] == extract.widths
+    assert [32 // level.shape[2] for level in levels] == extract.strides
+    last = method.encoder.after(image, [6])[0][:, 1:].mT.reshape(levels[1].shape) if slug == "mae" else None
+    torch.testing.assert_close(levels[1], method.predict(image)["features"] if last is None else last)
+
+
+def test_a_detector_on_a_run_is_saved_and_loaded(tmp_path: Path) -> None:
+    pinakes.create("mae", depth=2).fit("digits?n=40&size=32", steps=1, batch_size=8, out=tmp_path / "mae")
+    detector = pinakes.create("patchcore", backbone=str(tmp_path / "mae"), layers=(0, 1))
+    detector.fit("textures?size=48&n=8", out=tmp_path / "pc")
+    image = torch.rand(2, 3, 48, 48)
+    torch.testing.assert_close(
+        pinakes.load(tmp_path / "pc").predict(image)["score"], detector.predict(image)["score"]
+    )
+
+
+def test_a_run_that_cannot_be_a_backbone_says_why(tmp_path: Path) -> None:
+    pinakes.create("patchcore").fit("textures?size=32&n=8", out=tmp_path / "pc")
+    with pytest.raises(UserError, match="is no encoder"):
+        FeatureExtractor(str(tmp_path / "pc"))
+    pinakes.create("mae", depth=1).fit("digits?n=40&size=32", steps=1, batch_size=8, out=tmp_path / "mae")
+    with pytest.raises(UserError, match="channels"):
+        FeatureExtractor(str(tmp_path / "mae"), (0,), channels=1)
+    with pytest.raises(UserError, match="has 1 blocks"):
+        FeatureExtractor(str(tmp_path / "mae"), (2,))

@@ -13,7 +13,7 @@ from pinakes.data.base import DataInfo, TaskData
 from pinakes.method import Method
 from pinakes.nn.finetuning import some_of_each_class
 from pinakes.nn.patch_probes import PatchProbes, patch_classes
-from pinakes.tasks.base import Batch, Prediction
+from pinakes.tasks.base import Batch, Prediction, to_pixels
 from pinakes.tasks.representation import TASK, feature_colours
 
 
@@ -162,3 +162,28 @@ def test_features_are_drawn_on_one_scale_and_embeddings_without_them_as_bars() -
     assert bars.image.shape == (10, 40, 3)
     painted = predictions[0] | {"shown": torch.rand(3, 16, 16), "reconstruction": torch.rand(3, 16, 16)}
     assert [each.caption for each in TASK.draw_prediction(sample, painted)][1:] == ["shown", "painted"]
+
+
+def test_the_nearest_training_images_are_drawn() -> None:
+    data = load_data("digits?n=40&size=16", task="representation")
+    seen = {}
+
+    def observe(start: int, batch: dict[str, Any], prediction: dict[str, Any]) -> None:
+        for row, found in enumerate(prediction["neighbours"]):
+            seen[start + row] = found
+
+    method = Looks().fit(data)
+    TASK.evaluate(method, data.test, observe=observe)
+    assert sorted(seen) == list(range(len(data.test)))
+    known, asked = (
+        method.predict(torch.stack([part[index]["image"] for index in range(len(part))]))["embedding"]
+        for part in (data.train, data.test)
+    )
+    similar = torch.nn.functional.cosine_similarity(asked[:, None], known[None], dim=2)
+    assert [found.places for found in seen.values()] == [
+        tuple(row) for row in similar.topk(4).indices.tolist()
+    ]
+    panel = seen[0].panel()
+    assert panel.image.shape == (32, 32, 3)
+    corner = data.train[seen[0].places[0]]["image"]
+    np.testing.assert_array_equal(panel.image[:16, :16], to_pixels(corner))

@@ -5,13 +5,14 @@ it paints meanwhile.
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -21,6 +22,7 @@ from pinakes.engine.schedules import rise_and_fall
 from pinakes.errors import UserError, suggest
 from pinakes.method import Method
 from pinakes.nn.augment import flipped, shifted
+from pinakes.nn.backbones import FeatureExtractor
 from pinakes.nn.crops import randomly_cropped
 from pinakes.shared_options import spell_out
 from pinakes.tasks.base import Batch, Prediction, to_pixels
@@ -105,6 +107,21 @@ class SelfSupervised(Method):
     def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
         """What is minimised, of augmented images in [0, 1]."""
         raise NotImplementedError(f"{type(self).__name__} gives no loss")
+
+    def as_backbone(self, layers: Sequence[int]) -> nn.Module:
+        """The encoder as a backbone of other methods.
+
+        Args:
+            layers: Which levels are wanted. By default there is one, the `features`, which is given for each.
+
+        Returns:
+            A module that takes images in [0, 1] of any size and gives a feature map for each level; it states their
+            `widths` and, for images of the size that the method was fitted on, their `strides`.
+
+        Raises:
+            UserError: If the method has no features of patches, or no such level.
+        """
+        return EncodedLevels(self, len(layers))
 
     def painted(self, image: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
         """What the method is shown of images and what it paints, as `shown` and `reconstruction`; by default nothing.
@@ -217,3 +234,60 @@ class SelfSupervised(Method):
             return 0
         total = self.trainer.estimated_stepping_batches
         return int(total) if math.isfinite(total) and 0 < total < 10**8 else 0
+
+
+class EncodedLevels(nn.Module):
+    """What a method's `encode` says of patches, as a backbone with one level, which is given several times.
+
+    Args:
+        method: The method, built.
+        count: How many times.
+
+    Raises:
+        UserError: If it says nothing of patches.
+    """
+
+    def __init__(self, method: SelfSupervised, count: int) -> None:
+        super().__init__()
+        self.method, self.count = method, count
+        with torch.no_grad():
+            found = method.eval().encode(torch.zeros(1, method.info.channels, *method.info.size))
+        if "features" not in found:
+            raise UserError(
+                f"backbone: {type(method).__name__} has no features of patches, so it is no backbone"
+            )
+        maps = found["features"]
+        self.widths = [maps.shape[1]] * count
+        self.strides = [method.info.size[0] // maps.shape[2]] * count
+
+    def forward(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> list[Float[Tensor, "batch _width _rows _columns"]]:
+        """The level, as often as it was asked for."""
+        return [self.method.encode(self.method.sized(image))["features"]] * self.count
+
+
+class ConvolutionalLevels(nn.Module):
+    """Levels of a convolutional encoder, with its weights.
+
+    Args:
+        encoder: The encoder.
+        name: Its backbone's name.
+        channels: Of the images.
+        layers: Which levels, as `FeatureExtractor` takes them; the encoder must have been made with all weights that
+            they need.
+    """
+
+    def __init__(self, encoder: FeatureExtractor, name: str, channels: int, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.extractor = FeatureExtractor(f"{name.partition('@')[0]}@random", layers, channels)
+        own = encoder.network.state_dict()
+        self.extractor.network.load_state_dict({key: own[key] for key in self.extractor.network.state_dict()})
+        self.widths, self.strides = self.extractor.widths, self.extractor.strides
+
+    def forward(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> list[Float[Tensor, "batch _width _rows _columns"]]:
+        """The levels of images in [0, 1]."""
+        levels: list[Tensor] = self.extractor(image)
+        return levels

@@ -9,15 +9,17 @@ What the code follows: the features of a network as it is initialised; training 
 Differences from the paper: a network of today in place of one layer of square pooling.
 """
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinakes.data.base import DataInfo, TaskData
 from pinakes.engine.plan import TrainingPlan
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.method import Method
 from pinakes.nn.backbones import FeatureExtractor
-from pinakes.papers.self_supervised.base import CLAIM_DATA, SelfSupervised
+from pinakes.papers.self_supervised.base import CLAIM_DATA, ConvolutionalLevels, SelfSupervised
 from pinakes.tasks.base import Prediction
 
 
@@ -46,6 +48,10 @@ class RandomWeights(SelfSupervised):
         """The last feature map and the mean over it."""
         (maps,) = self.encoder(image)
         return {"embedding": maps.mean((2, 3)), "features": maps}
+
+    def as_backbone(self, layers: Sequence[int]) -> nn.Module:
+        """The network, with the levels that timm gives it."""
+        return ConvolutionalLevels(self.encoder, self.backbone_name, self.info.channels, layers)
 
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
         """Nothing is learnt."""

@@ -36,7 +36,7 @@ from pinakes.nn.backbones import FeatureExtractor
 from pinakes.nn.masked_autoencoder import masking_from, patchify, reconstruction_loss
 from pinakes.nn.painting import shown_and_painted
 from pinakes.nn.sparse_convolution import Sites, SparseBatchNorm2d, sparse
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, SelfSupervised
+from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, ConvolutionalLevels, SelfSupervised
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
@@ -210,6 +210,10 @@ class SparK(SelfSupervised):
         """The mean over the last feature map, and the map, of whole images."""
         maps = self.encoder(image)[-1]
         return {"embedding": maps.mean((2, 3)), "features": maps}
+
+    def as_backbone(self, layers: Sequence[int]) -> nn.Module:
+        """The network, with the levels that timm gives it."""
+        return ConvolutionalLevels(self.encoder, self.backbone_name, self.info.channels, layers)
 
     def paint(
         self, image: Float[Tensor, "batch channels height width"], hidden: Bool[Tensor, "batch patches"]

@@ -1,11 +1,13 @@
 """What the methods of this shelf share that train a vision transformer on some of an image's patches."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from pinakes.data.base import DataInfo
 from pinakes.errors import UserError
@@ -74,9 +76,48 @@ class PatchTransformer(SelfSupervised):
         maps = rearrange(tokens, "b (h w) c -> b c h w", h=self.encoder.grid[0])
         return {"embedding": tokens.mean(1), "features": maps}
 
+    def as_backbone(self, layers: Sequence[int]) -> nn.Module:
+        """The encoder, with a level behind each of its blocks; negative numbers count from the last.
+
+        Raises:
+            UserError: If there is no such block.
+        """
+        return TransformerLevels(self.encoder, layers)
+
     def same_masking(self, images: int) -> Masking:
         """The masking of pictures, the same for all images and every time."""
         return masking_from(self.noise.expand(images, -1), self.mask_ratio)
+
+
+class TransformerLevels(nn.Module):
+    """Feature maps behind some blocks of a transformer, of images of any size, which are brought to its own.
+
+    Args:
+        encoder: The transformer.
+        layers: Numbers of blocks, from 0; negative numbers count from the last.
+
+    Raises:
+        UserError: If there is no such block.
+    """
+
+    def __init__(self, encoder: MaskedEncoder, layers: Sequence[int]) -> None:
+        super().__init__()
+        for layer in layers:
+            if not -encoder.depth <= layer < encoder.depth:
+                raise UserError(
+                    f"layers: the encoder has {encoder.depth} blocks, from 0, and none is {layer}"
+                )
+        self.encoder = encoder
+        self.blocks = [layer % encoder.depth + 1 for layer in layers]
+        self.widths, self.strides = [encoder.width] * len(layers), [encoder.patch] * len(layers)
+
+    def forward(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> list[Float[Tensor, "batch _width _rows _columns"]]:
+        """The feature maps, one for each block."""
+        if tuple(image.shape[-2:]) != self.encoder.size:
+            image = functional.interpolate(image, self.encoder.size, mode="bilinear", antialias=True)
+        return [self.encoder.maps(tokens) for tokens in self.encoder.after(image, self.blocks)]
 
 
 def check_width(name: str, width: int) -> None:
