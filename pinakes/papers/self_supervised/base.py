@@ -39,8 +39,8 @@ PICTURED = 8
 
 CLAIM_DATA = "scenes:classification?size=32&n=2000"
 """Made scenes with one main object each: the data of most claims."""
-CLAIM_PLAN: dict[str, Any] = {"steps": 600, "batch_size": 64}
-"""How long an encoder learns in a claim, about 19 passes over the images."""
+CLAIM_PLAN: dict[str, Any] = {"steps": 300, "batch_size": 64}
+"""How long an encoder learns in a claim, about 10 passes over the images; set by what it costs, before any result."""
 
 
 def no_loss(method: Method) -> Float[Tensor, ""]:

@@ -46,7 +46,7 @@ from pinakes.nn.masked_autoencoder import (
 from pinakes.nn.painting import shown_and_painted
 from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
 from pinakes.papers.self_supervised.mae import MAE
-from pinakes.papers.self_supervised.transformer import PatchTransformer, check_counts
+from pinakes.papers.self_supervised.transformer import PatchTransformer, check_counts, hidden_patches
 
 EQUATIONS = (
     ("Objective", r"L = \ell_y(Y^*_m, Y_m) + \lambda \, \lVert Z^*_m - \mathrm{sg}[Z_m] \rVert_2^2"),
@@ -268,12 +268,6 @@ class CAE(PatchTransformer):
             1, hidden[:, :, None].expand(-1, -1, patches.shape[2]), found.to(patches.dtype)
         )
         return shown_and_painted(image, patches, masking.hidden, self.patch, norm_pix_loss=True)
-
-
-def hidden_patches(masking: Masking) -> Tensor:
-    """Numbers of the hidden patches (batch, hidden)."""
-    # what stands behind the visible ones when patches are put in the order of their noise
-    return masking.restore.argsort(1)[:, masking.visible.shape[1] :]
 
 
 def standardised(patches: Float[Tensor, "batch patches values"]) -> Float[Tensor, "batch patches values"]:

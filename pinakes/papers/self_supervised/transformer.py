@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -118,6 +118,12 @@ class TransformerLevels(nn.Module):
         if tuple(image.shape[-2:]) != self.encoder.size:
             image = functional.interpolate(image, self.encoder.size, mode="bilinear", antialias=True)
         return [self.encoder.maps(tokens) for tokens in self.encoder.after(image, self.blocks)]
+
+
+def hidden_patches(masking: Masking) -> Int[Tensor, "batch hidden"]:
+    """Numbers of the hidden patches."""
+    # what stands behind the visible ones when patches are put in the order of their noise
+    return masking.restore.argsort(1)[:, masking.visible.shape[1] :]
 
 
 def check_width(name: str, width: int) -> None:
