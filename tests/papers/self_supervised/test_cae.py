@@ -4,12 +4,8 @@ from torch import nn
 
 import pinakes
 from pinakes.nn.masked_autoencoder import Masking, masking_from
-from pinakes.papers.self_supervised.cae import (
-    CAE,
-    CrossAttentionBlock,
-    hidden_patches,
-    standardised,
-)
+from pinakes.papers.self_supervised.cae import CAE, CrossAttentionBlock, standardised
+from pinakes.papers.self_supervised.transformer import hidden_patches
 
 INFO = pinakes.DataInfo(3, (32, 32))
 
