@@ -51,7 +51,6 @@ from pinakes.nn.masked_autoencoder import (
     random_masking,
     reconstruction_loss,
 )
-from pinakes.nn.view_pairs import Binocular, PoseHead, fine_tune, pose_loss, turn_error
 from pinakes.papers.self_supervised.base import Augmentation
 from pinakes.papers.self_supervised.mae import MAE
 from pinakes.papers.self_supervised.transformer import PatchTransformer, check_counts, check_width
@@ -311,9 +310,6 @@ PAIRS_PLAN: dict[str, Any] = {"steps": 300, "batch_size": 24}
 """How long encoders are pre-trained, about seven passes over the pairs."""
 SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 4, "decoder_depth": 2}
 """The networks of the claims, small because whole second views are costly."""
-TUNING_STEPS = 100
-LABELLED = 250
-"""Pairs of which the pose is known when networks are fine-tuned."""
 
 
 class _SingleViews(MAE):
@@ -345,13 +341,12 @@ class _Unrelated(_Small):
 
 
 @lru_cache(maxsize=1)
-def _pairs(seed: int) -> tuple[Any, Batch, Batch]:
-    """The data of a seed, its training samples and those to judge on, each as one batch."""
+def _pairs(seed: int) -> tuple[Any, Batch]:
+    """The data of a seed, and its test samples as one batch."""
     task = tasks.get(CroCo.task_name)
     data = load_data(PAIRS, task=task, seed=seed)
     assert data.test is not None
-    train, test = (task.collate([part[i] for i in range(len(part))]) for part in (data.train, data.test))
-    return data, train, test
+    return data, task.collate([data.test[index] for index in range(len(data.test))])
 
 
 def _pretrained(lab: Lab, method: CroCo, seed: int) -> CroCo:
@@ -382,7 +377,7 @@ def second_view_tells_what_is_hidden(lab: Lab) -> Trial:
 
     def error(method: CroCo, seed: int, shift: int) -> float:
         _pretrained(lab, method, seed)
-        test = _pairs(seed)[2]
+        test = _pairs(seed)[1]
         noise = torch.rand(
             len(test["image"]), method.encoder.patches, generator=torch.Generator().manual_seed(seed)
         )
@@ -395,41 +390,4 @@ def second_view_tells_what_is_hidden(lab: Lab) -> Trial:
         ours=lambda seed: error(_Small(), seed, 0),
         baseline=lambda seed: error(_Unrelated(), seed, 1),
         metric="squared error of hidden patches, normalised",
-    )
-
-
-@claim(
-    text="After fine-tuning on few pairs the relative pose of cameras is told with a smaller error by pre-trained "
-    "networks than by ones that start from random weights.",
-    where="implied by the experiments on relative pose",
-    higher_is_better=False,
-)
-def completion_prepares_for_pose(lab: Lab) -> Trial:
-    """Mean angle between told and true rotations of unseen pairs, after 100 steps of 24 of 250 pairs."""
-
-    def error(method: CroCo, seed: int) -> float:
-        _, train, test = _pairs(seed)
-        network = Binocular(method.encoder, method.decoder, PoseHead(method.decoder_embed_dim)).to(lab.device)
-        names = "image", "image_2", "relative_pose"
-        some, asked = (
-            {name: each[name][:count].to(lab.device) for name in names}
-            for each, count in ((train, LABELLED), (test, None))
-        )
-        fine_tune(
-            network,
-            lambda batch: pose_loss(network(batch["image"], batch["image_2"]), batch["relative_pose"]),
-            some,
-            steps=2 if lab.quick else TUNING_STEPS,
-            batch_size=PAIRS_PLAN["batch_size"],
-            seed=seed,
-        )
-        with torch.no_grad():
-            found = network(asked["image"], asked["image_2"])
-        return float(turn_error(found, asked["relative_pose"]).mean())
-
-    return lab.measure(
-        ours=lambda seed: error(_pretrained(lab, _Small(), seed), seed),
-        baseline=lambda seed: error(_Small().prepare(_pairs(seed)[0].info, seed=seed), seed),
-        metric="angle between rotations",
-        unit="degrees",
     )

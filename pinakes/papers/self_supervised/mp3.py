@@ -40,7 +40,7 @@ from pinakes.nn.masked_autoencoder import (
     unpatchify,
     visible_only,
 )
-from pinakes.papers.self_supervised.base import CLAIM_DATA, no_loss
+from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, no_loss
 from pinakes.papers.self_supervised.transformer import PatchTransformer
 from pinakes.tasks.base import Prediction
 
@@ -53,7 +53,6 @@ EQUATIONS = (
 )
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 
-CLAIM_PLAN: dict[str, Any] = {"steps": 300, "batch_size": 64}
 CLAIM_NETWORK = {"patch": 8, "depth": 3}
 """Of the claims: every step computes all patches, not a quarter as a masked autoencoder's; so they are few."""
 FINE_TUNING_DATA = CLAIM_DATA + "&finetune=10"
@@ -279,17 +278,6 @@ class _Untrained(_Small):
     def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
         """Nothing to learn from."""
         return no_loss(self)
-
-
-@claim(
-    text="A linear classifier reads more from the features of a transformer that has learnt to say where patches lie "
-    "than from those of random weights.",
-    where="implied by the abstract",
-    higher_is_better=True,
-)
-def saying_places_teaches_more_than_chance(lab: Lab) -> Trial:
-    """Made scenes of single objects, patches of 8 pixels, 3 blocks; the same transformer on both sides."""
-    return lab.duel(ours=_Small, baseline=_Untrained, data=CLAIM_DATA, metric="linear_probe", **CLAIM_PLAN)
 
 
 @claim(
