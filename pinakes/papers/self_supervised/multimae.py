@@ -680,22 +680,6 @@ def two_modalities_complete_better_than_one(lab: Lab) -> Trial:
 
 
 @claim(
-    text="A linear classifier reads more of the classes of pixels from colour and depth than from colour alone.",
-    where="section on transfers with multiple modalities",
-    higher_is_better=True,
-)
-def depth_helps_where_it_is_at_hand(lab: Lab) -> Trial:
-    """The same pre-training on both sides, which only differ in what is looked at afterwards."""
-    return lab.duel(
-        ours=lambda: MultiMAE(inputs=("image", "depth")),
-        baseline=MultiMAE,
-        data=CLAIM_DATA,
-        metric="linear_miou",
-        **CLAIM_PLAN,
-    )
-
-
-@claim(
     text="From colour alone a linear classifier reads more of the classes of pixels than after pre-training on colour.",
     where="section on transfers with RGB only, table 1",
     higher_is_better=True,
