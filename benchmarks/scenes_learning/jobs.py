@@ -78,6 +78,9 @@ JOBS = {
     ),
     "depth": Job("depth", "size=32&n=600", "dense", 200, LOGARITHM, MEAN, maps.depth),
     "normals": Job("normals", "size=32&n=600", "dense", 200, DEGREES, MEAN, maps.normals),
+    "modalities": Job(
+        "depth, from data that have classes as well", "size=32&n=600", "dense", 400, LOGARITHM, MEAN, maps.depth
+    ),
     "intrinsics": Job("albedo and shading", "size=32&n=600", "dense", 200, ERROR, MEAN, maps.intrinsics),
     "stereo": Job("disparity", "size=48&n=800", "matching", 400, PIXELS, MEAN, views.stereo),
     "pairs": Job(

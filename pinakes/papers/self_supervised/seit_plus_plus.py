@@ -1,14 +1,15 @@
 r"""Lee et al., SeiT++: Masked Token Modeling Improves Storage-efficient Training, ECCV 2024, arXiv:2312.10105.
 
-A tokenizer turns every image into the numbers of a few codes, and only these are stored: about a hundredth of bytes.
-A transformer learns from them, without labels, by foretelling the codes that are hidden. It needs augmentations, and
-those of pixels do not suit codes: the code of a mirrored patch is another one. So a pair of maps leads from codes to a
-space in which crops and mirrors act as they do on pixels, and back; colours are changed by exchanging the means and
-deviations of code vectors between images.
+A tokenizer turns every image into the numbers of a few codes, and only these are stored, in the paper a hundredth of
+the bytes. A transformer learns from them, without labels, by foretelling the codes that are hidden. It needs
+augmentations, and those of pixels do not suit codes: the code of a mirrored patch is another one. So a pair of maps
+leads from codes to a space in which crops and mirrors act as they do on pixels, and back; colours are changed by
+exchanging the means and deviations of code vectors between images.
 
 What the code follows, with codes T of an image x, their vectors Z_T, and a change A such as a crop:
 
-- Token data set, `TokenStore`: of each image its codes, packed to as many bits as they need, and its label.
+- Token data set, `pinakes.data.stored_tokens.TokenStore`: of each image its codes, packed to as many bits as they need,
+  and its label.
 - TokenAdapt, `TokenAdapt`: S = f(Z_T) of twice the rows and columns, A(S), and g, whose highest logits are the new
   codes; f and g are trained so that these are the codes of the changed image, `token_adapt_loss`:
   L = CE(g(A(f(Z_T))), T_A), with T_A = tokenizer(A(x)). Then they are frozen.
@@ -19,56 +20,51 @@ What the code follows, with codes T of an image x, their vectors Z_T, and a chan
 
 The forms of f, g and ColorAdapt, the masking and the decoder are those of the authors' code (github.com/naver-ai/seit).
 That holds f and g trained, not their training: that the codes of the changed image are the target, by cross-entropy on
-the logits that g gives, is how we read the paper.
+the logits that g gives, is our reading of the paper.
 
 Differences from the paper: a small convolutional tokenizer with codes of length 1, trained on the same images by
 reconstruction alone, in place of a ViT-VQGAN of 391 codes; it, and then f and g, are trained for as many steps as the
 encoder before that starts, which does not count as its training. Codes are packed to whole bits, in place of a byte
-with an escape. Networks are small. f and g are trained on crops and mirrors only, and images are not sheared or
-rotated. Half of a batch passes through TokenAdapt, half is cropped as it is, as in that code; ColorAdapt is drawn for
-each image. The embedding is the mean over the patches; fine-tuning and probes see the codes of images that are not
-stored, and fine-tuning moves and mirrors these images and not their codes.
+with an escape. Networks are small, and embeddings of codes start nine times as long, at about 1, so that logits are
+soon large enough. f and g are trained on crops and mirrors only, and images are not sheared or rotated. Half of a batch
+passes through TokenAdapt, half is cropped as it is, as in that code; ColorAdapt is drawn for each image. The embedding
+is the mean over the patches; fine-tuning and probes see the codes of images that are not stored, and fine-tuning moves
+and mirrors these images and not their codes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
 import pinakes
-from pinakes.data.base import DataInfo, Sample, SampleSet, TaskData
+from pinakes.data.base import DataInfo, SampleSet, TaskData
+from pinakes.data.stored_tokens import TokenStore
 from pinakes.engine.plan import TrainingPlan
-from pinakes.engine.runs import write_whole
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.lab.fitted_once import fitted_once
 from pinakes.nn.crops import cropped, random_boxes, randomly_cropped
+from pinakes.nn.image_tokenizer import Tokenizer, nearest_codes
 from pinakes.nn.masked_autoencoder import (
-    CENTRE,
     HEAD_WIDTH,
-    SPREAD,
     Masking,
     masking_from,
-    normalised,
     positions,
     visible_only,
 )
 from pinakes.nn.painting import GREY
-from pinakes.papers.self_supervised.base import CLAIM_DATA, PICTURED, SelfSupervised, no_loss
+from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, PICTURED, SelfSupervised, no_loss
 from pinakes.papers.self_supervised.transformer import check_counts, check_width
 from pinakes.tasks.base import Batch, Prediction, to_pixels
 
@@ -88,235 +84,8 @@ EQUATIONS = (
 )
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 
-TOKENIZER_WIDTH = 48
 TOKENIZER_LEARNING_RATE, ADAPT_LEARNING_RATE = 2e-3, 4e-3
-COMMITMENT = 0.25
-"""Weight of what holds the tokenizer's vectors to their codes."""
-RARE = 0.05
-"""A code is put elsewhere when it is used for less than this share of what an even use would be."""
 DROPOUT = 0.1
-
-
-# -- codes and their vectors -------------------------------------------------------------------------------------
-
-
-def nearest_codes(
-    vectors: Float[Tensor, "batch dim rows columns"], codebook: Float[Tensor, "codes dim"]
-) -> Int[Tensor, "batch rows columns"]:
-    """The codes with the greatest cosine to vectors.
-
-    Source: the authors' code.
-
-    Example:
-        >>> nearest_codes(torch.tensor([[[[0.1]], [[3.0]]]]), torch.eye(2))
-        tensor([[[1]]])
-    """
-    directions = functional.normalize(codebook, dim=1)
-    return torch.einsum("b d h w, k d -> b k h w", vectors, directions).argmax(1)
-
-
-def vector_quantisation_loss(
-    vectors: Float[Tensor, "batch dim rows columns"],
-    codes: Float[Tensor, "batch dim rows columns"],
-    commitment: float = COMMITMENT,
-) -> Float[Tensor, ""]:
-    """The squared distance of vectors from their codes: it moves the codes, and by a share of it the vectors.
-
-    Args:
-        vectors: What an encoder says.
-        codes: The vector of the code of each.
-        commitment: beta.
-
-    Source: van den Oord et al., Neural Discrete Representation Learning, NeurIPS 2017 (arXiv:1711.00937), equation 3.
-
-    Example:
-        >>> vector_quantisation_loss(torch.zeros(1, 4, 1, 1), torch.ones(1, 4, 1, 1), 0.25)
-        tensor(5.)
-    """
-    moved = (vectors.detach() - codes).square().sum(1).mean()
-    held = (vectors - codes.detach()).square().sum(1).mean()
-    return moved + commitment * held
-
-
-class Tokenizer(nn.Module):
-    """Turns images into codes and codes into images; codes and what is compared with them have length 1.
-
-    Args:
-        channels: Of the images.
-        codes: Entries of the codebook.
-        dim: Width of the codes.
-        patch: Side in pixels of what one code stands for, a power of 2.
-
-    Example:
-        >>> tokenizer = Tokenizer(channels=3, codes=16, dim=8, patch=4)
-        >>> tokens = tokenizer.tokens(torch.rand(2, 3, 32, 48))
-        >>> tokens.shape, tokenizer.decode(tokenizer.vectors(tokens)).shape
-        (torch.Size([2, 8, 12]), torch.Size([2, 3, 32, 48]))
-    """
-
-    use: Tensor
-
-    def __init__(self, channels: int = 3, codes: int = 128, dim: int = 32, patch: int = 4) -> None:
-        super().__init__()
-        width, stages = TOKENIZER_WIDTH, int(math.log2(patch))
-        down: list[nn.Module] = []
-        up: list[nn.Module] = []
-        for stage in range(stages):
-            last = stage == stages - 1
-            down += [nn.Conv2d(width if stage else channels, width, 4, 2, 1), nn.GELU()]
-            up += [nn.GELU(), nn.ConvTranspose2d(width, channels if last else width, 4, 2, 1)]
-        self.encoder = nn.Sequential(
-            *down, nn.Conv2d(width, width, 3, 1, 1), nn.GELU(), nn.Conv2d(width, dim, 1)
-        )
-        self.decoder = nn.Sequential(nn.Conv2d(dim, width, 3, 1, 1), *up)
-        self.codebook = nn.Parameter(functional.normalize(torch.randn(codes, dim), dim=1))
-        self.register_buffer("use", torch.zeros(codes))
-
-    def tokens(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> Int[Tensor, "batch rows columns"]:
-        """The codes of images in [0, 1]."""
-        with torch.no_grad():
-            return nearest_codes(self.encoder(normalised(image)), self.codebook)
-
-    def vectors(self, tokens: Int[Tensor, "batch rows columns"]) -> Float[Tensor, "batch dim rows columns"]:
-        """The vectors of codes."""
-        return rearrange(functional.normalize(self.codebook, dim=1)[tokens], "b h w c -> b c h w")
-
-    def decode(
-        self, vectors: Float[Tensor, "batch dim rows columns"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Images as they are painted from vectors of codes; about in [0, 1]."""
-        painted: Tensor = self.decoder(vectors)
-        return painted * SPREAD + CENTRE
-
-    def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
-        """The error of images painted from their codes, plus what brings codes and encoder together.
-
-        In training codes that are hardly used are first put to where images are.
-        """
-        found = functional.normalize(self.encoder(normalised(image)), dim=1)
-        if self.training:
-            self._spread(found.detach())
-        codes = self.vectors(nearest_codes(found.detach(), self.codebook.detach()))
-        # the gradient of the painted image passes by the codes
-        painted = self.decoder(found + (codes - found).detach())
-        return functional.mse_loss(painted, normalised(image)) + vector_quantisation_loss(found, codes)
-
-    @torch.no_grad()
-    def _spread(self, found: Tensor) -> None:
-        vectors = rearrange(found, "b c h w -> (b h w) c")
-        rare = self.use < RARE / len(self.use)
-        chosen = torch.randint(len(vectors), (len(self.use),), device=found.device)
-        self.codebook.copy_(torch.where(rare[:, None], vectors[chosen], self.codebook))
-        used = nearest_codes(found, self.codebook).flatten().bincount(minlength=len(self.use)) / len(vectors)
-        self.use.copy_(torch.where(rare, used, 0.95 * self.use + 0.05 * used))
-
-
-def bits_of(codes: int) -> int:
-    """How many bits a code needs, of so many.
-
-    Example:
-        >>> bits_of(128), bits_of(391)
-        (7, 9)
-    """
-    return max(1, (codes - 1).bit_length())
-
-
-class TokenStore:
-    """A data set of images as the numbers of their codes, packed; its samples have `tokens` and, if known, a `label`.
-
-    Args:
-        packed: The codes (images, bytes), as `pack` makes them.
-        codes: Entries of the codebook.
-        grid: Rows and columns of codes.
-        labels: Classes of the images, -1 where it is not known; None if none is.
-
-    Example:
-        >>> store = TokenStore.pack(torch.tensor([[[5, 1], [0, 7]]]), codes=8)
-        >>> store.packed.shape, store[0]["tokens"].tolist()
-        (torch.Size([1, 2]), [[5, 1], [0, 7]])
-    """
-
-    def __init__(
-        self,
-        packed: UInt8[Tensor, "images bytes"],
-        codes: int,
-        grid: tuple[int, int],
-        labels: Int[Tensor, " images"] | None = None,
-    ) -> None:
-        self.packed, self.codes, self.grid, self.labels = packed, codes, grid, labels
-
-    @classmethod
-    def pack(
-        cls,
-        tokens: Int[Tensor, "images rows columns"],
-        codes: int,
-        labels: Int[Tensor, " images"] | None = None,
-    ) -> "TokenStore":
-        """Packs codes into as many bits as they need.
-
-        Args:
-            tokens: From 0 to `codes`, which is left out.
-            codes: Entries of the codebook.
-            labels: As above.
-
-        Raises:
-            ValueError: If a code is out of range.
-        """
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < codes:
-            raise ValueError(f"tokens: expected codes from 0 to {codes - 1}")
-        flat = tokens.cpu().flatten(1).numpy()[:, :, None] >> np.arange(bits_of(codes))
-        packed = np.packbits((flat & 1).astype(np.uint8).reshape(len(tokens), -1), axis=1)
-        return cls(torch.from_numpy(packed), codes, (tokens.shape[1], tokens.shape[2]), labels)
-
-    def tokens(self, rows: Sequence[int] | slice = slice(None)) -> Int[Tensor, "images rows columns"]:
-        """The codes of some of the images."""
-        width = bits_of(self.codes)
-        bits = np.unpackbits(self.packed[rows].numpy(), axis=1, count=math.prod(self.grid) * width)
-        values = bits.reshape(len(bits), *self.grid, width).astype(np.int64) << np.arange(width)
-        return torch.from_numpy(values.sum(-1))
-
-    def __len__(self) -> int:
-        return len(self.packed)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample: Sample = {"tokens": self.tokens([index])[0]}
-        return sample if self.labels is None else sample | {"label": self.labels[index].long()}
-
-    def encoded(self) -> bytes:
-        """The content of the file that `save` writes."""
-        form = torch.tensor([self.codes, *self.grid], dtype=torch.int32)
-        tensors = {"packed": self.packed, "form": form}
-        return save_safetensors(tensors if self.labels is None else tensors | {"labels": self.labels.short()})
-
-    @property
-    def bytes_on_disk(self) -> int:
-        """Size of that file."""
-        return len(self.encoded())
-
-    def save(self, path: str | Path) -> Path:
-        """Writes a safetensors file.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
-        write_whole(Path(path), self.encoded())
-        return Path(path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "TokenStore":
-        """Reads what `save` wrote.
-
-        Raises:
-            UserError: If there is no such file, or it is of another kind.
-        """
-        try:
-            tensors = load_safetensors(Path(path).read_bytes())
-            codes, rows, columns = tensors["form"].tolist()
-            return cls(tensors["packed"], codes, (rows, columns), tensors.get("labels"))
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise UserError(f"{path}: holds no stored tokens; give a file that a TokenStore wrote") from error
 
 
 # -- augmentations of codes --------------------------------------------------------------------------------------
@@ -542,7 +311,8 @@ class TokenEncoder(nn.Module):
         self.cls_token, self.mask_token = (nn.Parameter(torch.zeros(1, 1, width)) for _ in range(2))
         self.register_buffer("places", positions(*self.grid, width), persistent=False)
         _initialise(self)
-        for each in (self.embedding.weight, self.cls_token, self.mask_token):
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        for each in (self.cls_token, self.mask_token):
             nn.init.normal_(each, std=0.02)
 
     def forward(
@@ -697,6 +467,7 @@ class SeiTPlusPlus(SelfSupervised):
         depth: Blocks of the encoder.
         decoder_embed_dim: Width of the decoder, a multiple of 32.
         decoder_depth: Blocks of the decoder.
+        learning_rate: Of AdamW, after a rise over the first tenth of training and before it falls to 0 as a cosine.
 
     Raises:
         UserError: If a value is out of range; the message names it.
@@ -721,9 +492,10 @@ class SeiTPlusPlus(SelfSupervised):
         depth: int = 6,
         decoder_embed_dim: int = 64,
         decoder_depth: int = 2,
+        learning_rate: float = 3e-3,
         **shared: Any,
     ) -> None:
-        super().__init__(**shared)
+        super().__init__(learning_rate=learning_rate, **shared)
         if not 2 <= codes <= 65536:
             raise UserError(f"codes: expected 2 to 65536, got {codes}")
         if patch not in (2, 4, 8, 16):
@@ -908,16 +680,14 @@ def storage_report(method: SeiTPlusPlus, data: str | Path | TaskData) -> dict[st
     } | method.evaluate(loaded)
 
 
-CLAIM_NETWORK: dict[str, Any] = {"embed_dim": 64, "depth": 4}
-CLAIM_STEPS: dict[str, Any] = {"steps": 400, "batch_size": 64}
-"""Of the encoder, and before that of the tokenizer and of TokenAdapt."""
+CLAIM_OPTIONS: dict[str, Any] = {"embed_dim": 64, "depth": 4}
 
 
 class _Untrained(SeiTPlusPlus):
     """The same transformer on the same codes, which keeps the weights that it was initialised with."""
 
     def __init__(self) -> None:
-        super().__init__(weight_decay=0.0, **CLAIM_NETWORK)
+        super().__init__(weight_decay=0.0, **CLAIM_OPTIONS)
 
     def token_loss(self, tokens: Int[Tensor, "batch rows columns"]) -> Float[Tensor, ""]:
         """Nothing to learn from."""
@@ -933,11 +703,11 @@ class _Untrained(SeiTPlusPlus):
 def masked_token_modelling_helps(lab: Lab) -> Trial:
     """Made scenes of single objects; the same tokenizer and transformer on both sides."""
     return lab.duel(
-        ours=lambda: SeiTPlusPlus(**CLAIM_NETWORK),
+        ours=lambda: SeiTPlusPlus(**CLAIM_OPTIONS),
         baseline=_Untrained,
         data=f"{CLAIM_DATA}&finetune=10",
         metric="finetune_10",
-        **CLAIM_STEPS,
+        **CLAIM_PLAN,
     )
 
 
@@ -950,9 +720,9 @@ def masked_token_modelling_helps(lab: Lab) -> Trial:
 def token_adapt_beats_crops_of_codes(lab: Lab) -> Trial:
     """As above, judged without fine-tuning."""
     return lab.duel(
-        ours=lambda: SeiTPlusPlus(**CLAIM_NETWORK),
-        baseline=lambda: SeiTPlusPlus(token_adapt=0.0, **CLAIM_NETWORK),
+        ours=lambda: SeiTPlusPlus(**CLAIM_OPTIONS),
+        baseline=lambda: SeiTPlusPlus(token_adapt=0.0, **CLAIM_OPTIONS),
         data=CLAIM_DATA,
         metric="linear_probe",
-        **CLAIM_STEPS,
+        **CLAIM_PLAN,
     )

@@ -7,15 +7,14 @@ from scipy import stats
 from torch.nn import functional
 
 import pinakes
+from pinakes.data.stored_tokens import TokenStore
+from pinakes.nn.image_tokenizer import Tokenizer, nearest_codes
 from pinakes.nn.painting import GREY
 from pinakes.papers.self_supervised.seit_plus_plus import (
     SeiTPlusPlus,
     TokenAdapt,
-    Tokenizer,
-    TokenStore,
     color_adapt,
     masked_token_loss,
-    nearest_codes,
     random_crop_and_mirror,
     random_mask_ratio,
     storage_report,
