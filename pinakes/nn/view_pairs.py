@@ -1,4 +1,4 @@
-"""Heads for tasks of one view and of two: depth, optical flow, the relative pose; and how all of a network is trained."""
+"""Heads for tasks of one view and of two: depth, optical flow, relative pose; and how all of a network is trained."""
 
 from collections.abc import Callable, Mapping
 
