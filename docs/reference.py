@@ -21,6 +21,10 @@ MODULES = {
     "pinakes.lab.verdict": "The verdict, computed.",
     "pinakes.lab.verify": "Put claims to the test and publish what comes out.",
     "pinakes.report.page": "The report of a comparison.",
+    "pinakes.collections.embeddings": "The embeddings of a collection of images.",
+    "pinakes.collections.duplicates": "Near-duplicates of a collection.",
+    "pinakes.collections.similarity": "Which of many rows are alike.",
+    "pinakes.collections.map": "A collection as a map.",
     "pinakes.errors": "Errors that speak to the user.",
 }
 

@@ -5,7 +5,18 @@ from typing import Annotated
 import typer
 
 import pinakes
-from pinakes.cli import comparing, data, distilling, doctor, exporting, fitting, shelves, using, verifying
+from pinakes.cli import (
+    collecting,
+    comparing,
+    data,
+    distilling,
+    doctor,
+    exporting,
+    fitting,
+    shelves,
+    using,
+    verifying,
+)
 from pinakes.cli.group import Commands
 
 app = typer.Typer(
@@ -41,5 +52,16 @@ def pinakes_command(
         typer.echo(context.get_help())
 
 
-for module in (shelves, data, fitting, using, exporting, comparing, distilling, verifying, doctor):
+for module in (
+    shelves,
+    data,
+    fitting,
+    using,
+    collecting,
+    exporting,
+    comparing,
+    distilling,
+    verifying,
+    doctor,
+):
     module.register(app)
