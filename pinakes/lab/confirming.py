@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from pinakes.catalogue import Paper
-from pinakes.engine.plan import torch_device
 from pinakes.lab import comparison
 from pinakes.lab.claims import Claim, claims_of
 from pinakes.lab.dependencies import code_hash
@@ -71,7 +70,6 @@ class _Confirmation:
         self.results: dict[SeedRun, SeedResult] = {}
         self.claims: list[Claim] = claims_of(paper) if self.record is not None else []
         self.works = [SeedRun(paper.slug, claim.name, 0, None, False, device) for claim in self.claims]
-        self.device = torch_device(device).type
 
     @property
     def is_possible(self) -> bool:
