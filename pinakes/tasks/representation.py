@@ -44,6 +44,13 @@ if TYPE_CHECKING:
 NEIGHBOURS = 20
 NEIGHBOURS_SHOWN = 4
 UNLABELLED = -1
+DRAWINGS = (
+    ("shown", "shown"),
+    ("reconstruction", "painted"),
+    ("view", "a view to learn from"),
+    ("view_2", "another view"),
+)
+"""What a method may draw of an image, and the titles of the pictures."""
 SHARES = (1, 10, 100)
 """Percent of the labels for which the accuracy of fine-tuning is stated."""
 
@@ -221,6 +228,10 @@ class Representation(Task):
             optional=True,
         ),
         "shown": Field("what it was shown, the rest grey", "batch channels height width", optional=True),
+        "view": Field(
+            "the image, changed at random as for learning", "batch channels height width", optional=True
+        ),
+        "view_2": Field("likewise, once more", "batch channels height width", optional=True),
     }
     metrics = (
         Metric("linear_probe", "linear probe", "accuracy of logistic regression on the frozen embedding"),
@@ -357,7 +368,7 @@ class Representation(Task):
             size = tuple(sample["image"].shape[-2:])
             image = functional.interpolate(shown[None].clamp(0, 1), size, mode="nearest")[0]
             panels.append(Panel(to_pixels(image), "patch features, three components"))
-        for name, about in (("shown", "shown"), ("reconstruction", "painted")):
+        for name, about in DRAWINGS:
             if name in prediction:
                 panels.append(Panel(to_pixels(prediction[name]), about))
         if not panels:

@@ -117,6 +117,17 @@ SHELF = Shelf(
             idea="Trains a masked autoencoder further on new images, held close to one that was trained so before.",
         ),
         Paper(
+            slug="simclr",
+            title="A Simple Framework for Contrastive Learning of Visual Representations",
+            authors="Chen et al.",
+            venue="ICML 2020",
+            link="arXiv:2002.05709",
+            task="representation",
+            method="simclr:SimCLR",
+            idea="Finds the other view of the same image among the views of all images of a batch.",
+            baseline=True,
+        ),
+        Paper(
             slug="random-weights",
             title="On Random Weights and Unsupervised Feature Learning",
             authors="Saxe et al.",
