@@ -130,6 +130,15 @@ def normalised(
     return (image - CENTRE) / SPREAD
 
 
+def standardised(patches: Float[Tensor, "batch patches values"]) -> Float[Tensor, "batch patches values"]:
+    """Each patch brought to mean 0 and variance 1.
+
+    Source: section 3, "Reconstruction target"; github.com/facebookresearch/mae for the small number.
+    """
+    spread, centre = torch.var_mean(patches, dim=2, keepdim=True)
+    return (patches - centre) / (spread + 1e-6).sqrt()
+
+
 def reconstruction_loss(
     predicted: Float[Tensor, "batch patches values"],
     image: Float[Tensor, "batch channels height width"],
@@ -150,8 +159,7 @@ def reconstruction_loss(
     """
     target = patchify(normalised(image), patch)
     if norm_pix_loss:
-        spread, centre = torch.var_mean(target, dim=2, keepdim=True)
-        target = (target - centre) / (spread + 1e-6).sqrt()
+        target = standardised(target)
     error = (predicted - target).square().mean(2)
     return (error * hidden).sum() / hidden.sum()
 
@@ -238,7 +246,7 @@ class MaskedEncoder(nn.Module):
             final_norm=False,
         )
         network.pos_embed = nn.Parameter(positions(*self.grid, width), requires_grad=False)
-        _initialise(network)
+        initialise(network)
         nn.init.xavier_uniform_(network.patch_embed.proj.weight.data.view(width, -1))
         nn.init.normal_(network.cls_token, std=0.02)
         self.network: Any = network
@@ -326,7 +334,7 @@ class MaskedDecoder(nn.Module):
             nn.LayerNorm(width, eps=1e-6),
         )
         self.paint = nn.Linear(width, patch**2 * channels)
-        _initialise(self)
+        initialise(self)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
@@ -340,7 +348,7 @@ class MaskedDecoder(nn.Module):
         return patches
 
 
-def _initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module) -> None:
     """Xavier's initialisation of all linear layers, as in the transformers of the paper."""
     for module in network.modules():
         if isinstance(module, nn.Linear):

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -190,7 +191,8 @@ class SelfSupervised(Method):
         """Looks at the embeddings and paints a picture, if it is time."""
         if self._pictures is None or not self.trainer.is_global_zero:
             return
-        if self.global_step % WATCH_EVERY == 0 or self.global_step == self.total_steps():
+        is_time = self.global_step % WATCH_EVERY == 0 or self.global_step == self.total_steps()
+        if is_time and "image" in self._watched:
             found = self.spread_of_embeddings(self._watched)
             if self.logger is not None:
                 self.logger.log_metrics(found, self.global_step)
@@ -255,7 +257,51 @@ class SelfSupervised(Method):
         Image.fromarray(to_pixels(page)).save(file)
         return True
 
-    # -- the optimiser ---------------------------------------------------------------------------------------
+    # -- stages and the optimiser ----------------------------------------------------------------------------
+
+    def stage_shares(self) -> Sequence[float]:
+        """The shares of training that its stages have; they sum to 1, and some may be 0. By default there is one stage.
+
+        Each stage has its own rise and fall of the learning rate, and starts with fresh statistics of the optimiser.
+        """
+        return (1.0,)
+
+    def begin_stage(self, stage: int) -> None:
+        """Called before the first step of every stage but the first one of training."""
+
+    def first_steps(self) -> list[int]:
+        """With which step each stage begins, and behind them the number of all steps."""
+        ends = accumulate(self.stage_shares())
+        # rounded first, so that three times a third is not a little more than all
+        return [0, *(math.ceil(round(end * self.total_steps(), 6)) for end in ends)]
+
+    @property
+    def stage(self) -> int | None:
+        """Which stage training is in, from 0; None where nothing says how long training is."""
+        if not self.total_steps():
+            return None
+        return _stage_of(self.global_step, self.first_steps())
+
+    def on_fit_start(self) -> None:
+        """Makes sure that the length of training is known, if it has several stages.
+
+        Raises:
+            UserError: If it is not.
+        """
+        if len([share for share in self.stage_shares() if share]) > 1 and not self.total_steps():
+            raise UserError(
+                f"{type(self).__name__} trains in stages, which are shares of a length that must be known; give steps "
+                "or epochs"
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Begins a stage, if it is time for one."""
+        stage = self.stage
+        if not self.global_step or stage is None or self.global_step != self.first_steps()[stage]:
+            return
+        self.begin_stage(stage)
+        for optimiser in self.trainer.optimizers:
+            optimiser.state.clear()
 
     @property
     def done(self) -> float:
@@ -264,7 +310,7 @@ class SelfSupervised(Method):
         return min(1.0, self.global_step / total) if total else 1.0
 
     def configure_optimizers(self) -> Any:
-        """AdamW on everything that is trained, with a rise and a fall of the learning rate."""
+        """AdamW on everything that is trained; the learning rate rises and falls once in each stage."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
             {"params": [each for each in trained if each.ndim > 1], "weight_decay": self.weight_decay},
@@ -273,10 +319,15 @@ class SelfSupervised(Method):
         optimiser = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=self.learning_rate, betas=(0.9, 0.95)
         )
-        total = self.total_steps()
-        if not total:
+        if not self.total_steps():
             return optimiser
-        schedule = LambdaLR(optimiser, lambda step: rise_and_fall(step / total))
+        firsts = self.first_steps()
+
+        def height(step: int) -> float:
+            stage = _stage_of(step, firsts)
+            return rise_and_fall((step - firsts[stage]) / max(1, firsts[stage + 1] - firsts[stage]))
+
+        schedule = LambdaLR(optimiser, height)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def total_steps(self) -> int:
@@ -285,6 +336,11 @@ class SelfSupervised(Method):
             return 0
         total = self.trainer.estimated_stepping_batches
         return int(total) if math.isfinite(total) and 0 < total < 10**8 else 0
+
+
+def _stage_of(step: int, firsts: Sequence[int]) -> int:
+    """The last stage that has begun, of those with any steps if there is one."""
+    return max(number for number, first in enumerate(firsts[:-1]) if first <= step and first < firsts[-1])
 
 
 class EncodedLevels(nn.Module):

@@ -41,6 +41,7 @@ from pinakes.nn.masked_autoencoder import (
     patchify,
     positions,
     random_masking,
+    standardised,
     visible_only,
 )
 from pinakes.nn.painting import shown_and_painted
@@ -268,12 +269,6 @@ class CAE(PatchTransformer):
             1, hidden[:, :, None].expand(-1, -1, patches.shape[2]), found.to(patches.dtype)
         )
         return shown_and_painted(image, patches, masking.hidden, self.patch, norm_pix_loss=True)
-
-
-def standardised(patches: Float[Tensor, "batch patches values"]) -> Float[Tensor, "batch patches values"]:
-    """Each patch with mean 0 and variance 1."""
-    spread, centre = torch.var_mean(patches, dim=2, keepdim=True)
-    return (patches - centre) / (spread + 1e-6).sqrt()
 
 
 @claim(

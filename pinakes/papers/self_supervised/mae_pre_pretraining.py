@@ -23,20 +23,18 @@ Both stages have the same learning rate, weight decay and augmentation. Of the t
 but what the task measures.
 """
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import LambdaLR
 
 from pinakes.data.base import DataInfo
-from pinakes.engine.schedules import rise_and_fall
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.self_supervised.base import CLAIM_DATA
+from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
 from pinakes.papers.self_supervised.mae import MAE
 from pinakes.tasks.base import Batch
 
@@ -165,16 +163,18 @@ class MAEPrePretraining(MAE):
 
     # -- the two stages --------------------------------------------------------------------------------------
 
-    def stages(self) -> tuple[bool, bool]:
+    def stage_shares(self) -> Sequence[float]:
+        """Painting, then tags."""
+        return self.pre_share, 1 - self.pre_share
+
+    def parts(self) -> tuple[bool, bool]:
         """Whether the step in progress paints, and whether it learns from tags.
 
         Outside of a fit nothing says which stage it is, and a step does all that training does.
         """
-        paints, tells = self.pre_share > 0, self.pre_share < 1
-        if paints and tells and self.total_steps():
-            paints = self.global_step < self._first_of_tags()
-            tells = not paints
-        return paints, tells
+        if self.stage is None:
+            return self.pre_share > 0, self.pre_share < 1
+        return self.stage == 0, self.stage == 1
 
     def tags_of(self, batch: Batch) -> Float[Tensor, "batch classes"]:
         """The tags of a batch, of which some may be wrong; all 0 for images whose tags are not known."""
@@ -195,7 +195,7 @@ class MAEPrePretraining(MAE):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """L_MAE in the first stage, L_WSP in the second."""
         image = self.augmented(self.sized(batch["image"]))
-        paints, tells = self.stages()
+        paints, tells = self.parts()
         losses = [self.loss(image)] if paints else []
         if tells:
             losses.append(self.tags_loss(image, self.tags_of(batch)))
@@ -203,47 +203,7 @@ class MAEPrePretraining(MAE):
 
     def painted(self, image: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
         """As a masked autoencoder in the first stage; then nothing, as the decoder is no longer trained."""
-        return super().painted(image) if self.stages() == (True, False) else {}
-
-    def on_fit_start(self) -> None:
-        """Makes sure that the length of training is known, as each stage is a share of it.
-
-        Raises:
-            UserError: If it is not.
-        """
-        if 0 < self.pre_share < 1 and not self.total_steps():
-            raise UserError(
-                "pre_share: is a share of training, whose length must be known; give steps or epochs"
-            )
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """The second stage starts with fresh statistics of the optimiser."""
-        if self.global_step and self.global_step == self._first_of_tags():
-            for optimiser in self.trainer.optimizers:
-                optimiser.state.clear()
-
-    def configure_optimizers(self) -> Any:
-        """AdamW on everything that is trained; the learning rate rises and falls once in each stage."""
-        found = super().configure_optimizers()
-        total = self.total_steps()
-        if not total:
-            return found
-        change = self._first_of_tags()
-
-        def height(step: int) -> float:
-            if step < change:
-                return rise_and_fall(step / change)
-            return rise_and_fall((step - change) / max(1, total - change))
-
-        schedule = LambdaLR(found["optimizer"], height)
-        return {"optimizer": found["optimizer"], "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _first_of_tags(self) -> int:
-        return math.ceil(self.pre_share * self.total_steps())
-
-
-CLAIM_PLAN: dict[str, Any] = {"steps": 600, "batch_size": 32}
-"""As many images as in most claims of the shelf, in smaller batches; set by cost, as are patches of 8 pixels."""
+        return super().painted(image) if self.parts() == (True, False) else {}
 
 
 def _half_wrong(pre_share: float) -> MAEPrePretraining:

@@ -46,9 +46,11 @@ from pinakes.nn.masked_autoencoder import (
     SPREAD,
     Masking,
     filled_in,
+    initialise,
     normalised,
     patchify,
     positions,
+    standardised,
     unpatchify,
     visible_only,
 )
@@ -75,9 +77,8 @@ CLASS_WIDTH = 64
 TRIMMED = 0.1
 """The share of the lowest and of the highest depths that does not count where depth is standardised."""
 CLAIM_DATA = "scenes:modalities?size=32&n=1000"
-CLAIM_PLAN: dict[str, Any] = {"steps": 400, "batch_size": 32}
-COMPLETION_STEPS = 800
-"""Steps in the claim about completion, whose two sides share one network."""
+CLAIM_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 32}
+"""How long encoders learn, 32 passes over the scenes."""
 COMPLETED_FROM = 32
 """Visible tokens there, as many as in training."""
 
@@ -192,8 +193,7 @@ def rgb_loss(
     """
     target = patchify(normalised(image), patch)
     if norm_pix_loss:
-        spread, centre = torch.var_mean(target, dim=2, keepdim=True)
-        target = (target - centre) / (spread + 1e-6).sqrt()
+        target = standardised(target)
     return hidden_mean((painted - target).square(), hidden[:, :, None].expand_as(target))
 
 
@@ -262,7 +262,7 @@ class ClassPatches(nn.Module):
         self.embed = nn.Parameter(torch.zeros(classes, CLASS_WIDTH))
         self.proj = nn.Linear(patch**2 * CLASS_WIDTH, width)
         nn.init.trunc_normal_(self.embed, std=0.02)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, semantic: Int[Tensor, "batch height width"]) -> Float[Tensor, "batch patches dim"]:
         """Tokens, row by row, from the class of each pixel, -1 where it has none."""
@@ -310,7 +310,7 @@ class CrossDecoder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.blocks = nn.Sequential(*(Block(width, width // HEAD_WIDTH, qkv_bias=True) for _ in range(depth)))
         self.paint = nn.Linear(width, values)
-        _initialise(self)
+        initialise(self)
         nn.init.trunc_normal_(self.modality, std=0.02)
 
     def forward(
@@ -326,14 +326,6 @@ class CrossDecoder(nn.Module):
         answered, _ = self.ask(self.norm_query(query), context, context, need_weights=False)
         patches: Tensor = self.paint(self.blocks(answered + self.mlp(self.norm(answered))))
         return patches
-
-
-def _initialise(network: nn.Module) -> None:
-    """Xavier's initialisation of all linear layers."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 class MultiMAE(PatchTransformer):
@@ -401,7 +393,7 @@ class MultiMAE(PatchTransformer):
         self.projections = nn.ModuleDict()
         if "depth" in self.modalities:
             self.projections["depth"] = nn.Linear(self.patch**2, self.embed_dim)
-            _initialise(self.projections["depth"])
+            initialise(self.projections["depth"])
         if "semantic" in self.modalities:
             self.projections["semantic"] = ClassPatches(classes, self.patch, self.embed_dim)
         planes = {"image": info.channels, "depth": 1, "semantic": classes}
@@ -663,7 +655,7 @@ def two_modalities_complete_better_than_one(lab: Lab) -> Trial:
     """
 
     def error(seed: int, *choices: Sequence[str]) -> float:
-        method, unseen = _pretrained(seed, 2 if lab.quick else COMPLETION_STEPS, str(lab.device))
+        method, unseen = _pretrained(seed, 2 if lab.quick else CLAIM_PLAN["steps"], str(lab.device))
         errors = []
         for given in choices:
             with torch.no_grad():

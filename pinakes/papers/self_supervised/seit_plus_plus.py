@@ -59,6 +59,7 @@ from pinakes.nn.image_tokenizer import Tokenizer, nearest_codes
 from pinakes.nn.masked_autoencoder import (
     HEAD_WIDTH,
     Masking,
+    initialise,
     masking_from,
     positions,
     visible_only,
@@ -135,7 +136,7 @@ class TokenAdapt(nn.Module):
         )
         self.widen, self.classify = nn.ConvTranspose2d(width, dim, 2, 2), nn.Linear(width, codes)
         self.register_buffer("places", positions(*grid, width)[:, 1:], persistent=False)
-        _initialise(self)
+        initialise(self)
 
     def convert(
         self, vectors: Float[Tensor, "batch dim rows columns"]
@@ -310,7 +311,7 @@ class TokenEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.cls_token, self.mask_token = (nn.Parameter(torch.zeros(1, 1, width)) for _ in range(2))
         self.register_buffer("places", positions(*self.grid, width), persistent=False)
-        _initialise(self)
+        initialise(self)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         for each in (self.cls_token, self.mask_token):
             nn.init.normal_(each, std=0.02)
@@ -361,7 +362,7 @@ class TokenDecoder(nn.Module):
         self.answer = nn.Linear(width, dim * self.token_patch**2)
         self.norm = nn.LayerNorm(dim)
         self.bias = nn.Parameter(torch.zeros(codes))
-        _initialise(self)
+        initialise(self)
 
     def forward(
         self,
@@ -389,15 +390,6 @@ class TokenDecoder(nn.Module):
         )
         logits = self.norm(functional.gelu(told)) @ embedding.detach().mT + self.bias
         return rearrange(logits, "b h w c -> b c h w")
-
-
-def _initialise(network: nn.Module) -> None:
-    """Xavier's initialisation of all linear layers."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 # -- the method --------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 import pinakes
-from pinakes.nn.masked_autoencoder import Masking, masking_from
-from pinakes.papers.self_supervised.cae import CAE, CrossAttentionBlock, standardised
+from pinakes.nn.masked_autoencoder import Masking, masking_from, standardised
+from pinakes.papers.self_supervised.cae import CAE, CrossAttentionBlock
 from pinakes.papers.self_supervised.transformer import hidden_patches
 
 INFO = pinakes.DataInfo(3, (32, 32))

@@ -122,7 +122,7 @@ def test_with_a_share_of_one_it_is_a_masked_autoencoder() -> None:
 
 
 def test_a_time_limit_alone_is_refused() -> None:
-    with pytest.raises(pinakes.UserError, match="pre_share"):
+    with pytest.raises(pinakes.UserError, match="trains in stages"):
         MAEPrePretraining(depth=1).fit("digits?n=40", steps=10**9, time_limit=1)
 
 
