@@ -7,7 +7,7 @@ import math
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -96,6 +96,23 @@ def posterior(
     share = (1 - alpha) / (1 - alpha_bar)
     mean = earlier.sqrt() * share * clean + alpha.sqrt() * (1 - earlier) / (1 - alpha_bar) * noised
     return mean, share * (1 - earlier)
+
+
+def epsilon_loss(
+    network: nn.Module, clean: Float[Tensor, "batch *shape"], alpha_bar: Float[Tensor, " steps_and_0"]
+) -> Float[Tensor, ""]:
+    """The mean squared error of foretold noise; draws noise and its strengths from torch's generator.
+
+    Args:
+        network: From x_t and t to noise.
+        clean: x_0.
+        alpha_bar: As `alpha_bar_schedule` gives it.
+
+    Source: equation 14.
+    """
+    t = torch.randint(1, len(alpha_bar), (len(clean),), device=clean.device)
+    noise = torch.randn_like(clean)
+    return functional.mse_loss(network(q_sample(clean, noise, alpha_bar[t]), t), noise)
 
 
 def step_embedding(t: Int[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:

@@ -2,8 +2,15 @@ import pytest
 import torch
 
 import pinakes
-from pinakes.nn.gaussian_diffusion import alpha_bar_schedule, predicted_clean, q_sample, step_embedding
-from pinakes.papers.self_supervised.ddae import DDAE, SelfAttention, UNet, epsilon_loss
+from pinakes.nn.gaussian_diffusion import (
+    alpha_bar_schedule,
+    epsilon_loss,
+    predicted_clean,
+    q_sample,
+    step_embedding,
+)
+from pinakes.nn.unet import SelfAttention, UNet
+from pinakes.papers.self_supervised.ddae import DDAE
 
 INFO = pinakes.DataInfo(3, (16, 20))
 
