@@ -23,7 +23,7 @@ Denoise = Callable[[Float[Tensor, "batch *shape"], Int[Tensor, " batch"]], Float
 """From x_t and t to an estimate of x_0."""
 Draw = Callable[[], Float[Tensor, "batch *shape"]]
 """Gives noise like x_t, new every time."""
-ROUNDS = 5
+ROUNDS = 10
 """How often the network is asked for one step backwards."""
 
 
