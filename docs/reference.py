@@ -25,6 +25,10 @@ MODULES = {
     "pinakes.collections.duplicates": "Near-duplicates of a collection.",
     "pinakes.collections.similarity": "Which of many rows are alike.",
     "pinakes.collections.map": "A collection as a map.",
+    "pinakes.collections.prototypes": "Which prototypes the images of two collections have.",
+    "pinakes.collections.differ": "What one collection has that another lacks.",
+    "pinakes.collections.detectors": "Detectors of what is to be left out.",
+    "pinakes.collections.exclude": "A collection without what a detector finds.",
     "pinakes.errors": "Errors that speak to the user.",
 }
 

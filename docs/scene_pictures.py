@@ -22,7 +22,7 @@ from pinakes.tasks.base import Panel
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "scenes"
 TILE, GAP, QUALITY = 160, 6, 78
 GREY = (128, 134, 150, 255)
-WORDED = ("captions", "questions", "relations")
+WORDED = ("captions", "questions", "relations", "table")
 SAMPLES = {"anomaly": (5, 7), "domains": (0, 1, 2, 3)}
 """Samples to show other than the first."""
 
@@ -48,7 +48,7 @@ def draw(what: str) -> Image.Image:
         write = ImageDraw.Draw(sheet)
         for panels, above, below in zip(shown, corners[:2], corners[2:], strict=False):
             sheet.paste(Image.fromarray(panels[0].image), above)
-            words = textwrap.fill(panels[0].caption, 19)
+            words = textwrap.fill(panels[0].caption, 19, max_lines=7, placeholder=" ...")
             write.multiline_text(below, words, GREY, ImageFont.load_default(16), spacing=6)
     else:
         for panel, corner in zip(tiles(shown), corners, strict=True):

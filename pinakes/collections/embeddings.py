@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,26 +108,62 @@ def embed(
         30
     """
     images = open_images(source, method.info, skip_bad=skip_bad)
+    rows: Tensor | None = None
+    done = 0
+    asked = answered(
+        method,
+        images,
+        lambda batch: method.predict(batch)["embedding"],
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+    )
+    for found in asked:
+        bad = ~found.isfinite().all(1)
+        if bad.any():
+            name = images.names[done + int(bad.nonzero()[0])]
+            raise UserError(f"{name}: its embedding is not finite; fit the method again")
+        if rows is None:
+            rows = torch.empty(len(images), found.shape[1])
+        rows[done : done + len(found)] = found
+        done += len(found)
+    assert rows is not None  # there is at least one image
+    return Embedded(images, rows, name_of(method), method.device)
+
+
+def answered(
+    method: Method,
+    images: Images,
+    ask: Callable[[Batch], Float[Tensor, "batch numbers"]],
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = False,
+) -> Iterator[Float[Tensor, "batch numbers"]]:
+    """Some numbers for each image of a collection, batch by batch in their order, on the CPU.
+
+    Args:
+        method: A fitted method, which says how images make a batch.
+        images: The collection.
+        ask: From a batch to the numbers.
+        batch_size: Images at a time.
+        workers: Processes that load images; 0 loads in this one.
+        progress: Whether to show a progress bar.
+    """
     loader: DataLoader[Batch] = DataLoader(
         images, batch_size=batch_size, num_workers=workers, collate_fn=method.task.collate
     )
-    rows: Tensor | None = None
-    done = 0
     with tqdm(total=len(images), desc="images", disable=not progress, leave=False) as bar:
         for batch in loader:
-            found = method.predict(batch)["embedding"].float().cpu()
-            bad = ~found.isfinite().all(1)
-            if bad.any():
-                name = images.names[done + int(bad.nonzero()[0])]
-                raise UserError(f"{name}: its embedding is not finite; fit the method again")
-            if rows is None:
-                rows = torch.empty(len(images), found.shape[1])
-            rows[done : done + len(found)] = found
-            done += len(found)
+            found = ask(batch).float().cpu()
+            yield found
             bar.update(len(found))
-    assert rows is not None  # there is at least one image
+
+
+def name_of(method: Method) -> str:
+    """What the catalogue calls a method."""
     paper = method.paper()
-    return Embedded(images, rows, paper.slug if paper else type(method).__name__, method.device)
+    return paper.slug if paper else type(method).__name__
 
 
 def check_format(file: str | Path) -> Path:

@@ -22,6 +22,28 @@ class SampleSet(Protocol):
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of a table that has a row for each image.
+
+    Args:
+        name: Its heading.
+        choices: What its numbers stand for, from 0; empty where they are quantities.
+    """
+
+    name: str
+    choices: tuple[str, ...] = ()
+
+    def say(self, value: float) -> str:
+        """A value in words.
+
+        Example:
+            >>> Column("colour", ("red", "blue")).say(1), Column("width").say(0.25)
+            ('colour blue', 'width 0.25')
+        """
+        return f"{self.name} {self.choices[int(value)] if self.choices else f'{value:.3g}'}"
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """What a method must know of its data before its networks can be built; kept beside saved weights.
 
@@ -29,21 +51,25 @@ class DataInfo:
         channels: Channels of an image, 1 or 3 for photographs.
         size: Height and width of an image in pixels.
         classes: Names of the classes, in the order of the integer labels; empty where there are none.
+        columns: Of the table, in the order of a row's numbers; empty where there is none.
     """
 
     channels: int = 3
     size: tuple[int, int] = (64, 64)
     classes: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
-        return asdict(self)
+        """The same as plain JSON values; columns only where there are any."""
+        values = asdict(self)
+        return values if self.columns else {name: values[name] for name in values if name != "columns"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DataInfo":
         """The inverse of `as_json`."""
         height, width = values["size"]
-        return cls(int(values["channels"]), (int(height), int(width)), tuple(values["classes"]))
+        columns = tuple(Column(each["name"], tuple(each["choices"])) for each in values.get("columns", ()))
+        return cls(int(values["channels"]), (int(height), int(width)), tuple(values["classes"]), columns)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,14 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Endings of the files that count as images in a folder."""
 
+TABLE = "table.csv"
+"""Name of the file with a row for each image of a folder."""
+
 KNOWN_LAYOUTS = (
     "known layouts: MVTec AD (train/good, test/KIND, ground_truth/KIND), a folder per class (CLASS/x.png, or "
     "train/CLASS/x.png with test/CLASS/x.png), a flat folder of images, COCO (a .json of annotations), "
-    "images with a mask of classes each (images/x.jpg with masks/x.png, or both in train and test)"
+    "images with a mask of classes each (images/x.jpg with masks/x.png, or both in train and test); the classes or the "
+    "flat folder may have a table beside them (table.csv)"
 )
 
 
@@ -122,7 +126,7 @@ def recognise(root: Path) -> tuple[str, Path]:
             f"{root}: holds several MVTec sets ({', '.join(categories)}); give one of them, "
             f"such as mvtec:{root / categories[0]}"
         )
-    return "folder", root
+    return ("table" if (root / TABLE).is_file() else "folder"), root
 
 
 def is_masked(found: Listing) -> bool:

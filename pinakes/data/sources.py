@@ -16,6 +16,7 @@ from pinakes.errors import UserError
 SOURCES = {
     "mvtec": "pinakes.data.mvtec:load",
     "folder": "pinakes.data.folder:load",
+    "table": "pinakes.data.tables:load",
     "coco": "pinakes.data.coco:load",
     "masks": "pinakes.data.masks:load",
     "wds": "pinakes.data.shards:load",

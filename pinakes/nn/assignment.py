@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pinakes.nn.gathering import summed
+from pinakes.nn.gathering import processes, summed
 
 
 @torch.no_grad()
@@ -31,10 +31,11 @@ def sinkhorn_knopp(
         >>> sinkhorn_knopp(torch.tensor([[9.0, 0.0], [9.0, 1.0]]), iterations=50).sum(0).round(decimals=3)
         tensor([1., 1.])
     """
-    # in logarithms, so that no logit is too large; rows are shifted first, which the scaling of rows would undo
-    shares = (logits - logits.amax(1, keepdim=True)).double()
+    # in logarithms, so that no logit is too large
+    shares = logits.double()
     for _ in range(iterations):
-        columns = summed(shares.exp().sum(0, keepdim=True))
-        shares = shares - columns.clamp(min=torch.finfo(columns.dtype).tiny).log()
+        own = shares.logsumexp(0, keepdim=True)
+        middle = summed(own.nan_to_num(neginf=0.0)) / processes()
+        shares = shares - middle - summed((own - middle).exp()).log()
         shares = shares - shares.logsumexp(1, keepdim=True)
     return shares.exp().to(logits.dtype)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from pinakes.data.base import Sample
+from pinakes.data.base import Column, Sample
 from pinakes.errors import UserError
 from pinakes.scenes.batch import batch_scenes
 from pinakes.scenes.camera import Cameras
@@ -66,6 +66,11 @@ def no_classes(**options: object) -> tuple[str, ...]:
     return ()
 
 
+def no_columns(**options: object) -> tuple[Column, ...]:
+    """The columns of labels without a table."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Label:
     """One kind of ground truth.
@@ -76,9 +81,11 @@ class Label:
             int, float, bool, str or `Literal[...]`.
         classes: Names of the classes, given the options.
         count: Number of training samples unless the spec says another.
+        columns: Columns of the table, given the options.
     """
 
     about: str
     samples: Callable[..., list[Sample]]
     classes: Callable[..., tuple[str, ...]] = no_classes
     count: int = 2000
+    columns: Callable[..., tuple[Column, ...]] = no_columns

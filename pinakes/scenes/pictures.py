@@ -79,6 +79,9 @@ def _words(sample: Sample, info: DataInfo) -> str:
         subject, relation, target = sample["triplets"][0].tolist()
         first, second = (info.classes[int(sample["labels"][i])] for i in (subject, target))
         return f"{first} {RELATIONS[relation]} {second}"
+    if "table" in sample:
+        row = zip(info.columns, sample["table"].tolist(), strict=True)
+        return ", ".join(column.say(value) for column, value in row)
     named = [info.classes[int(sample["label"])]] if "label" in sample and info.classes else []
     named += [str(sample["kind"])] if "kind" in sample else []
     named += [f"group {int(sample['group'])}"] if "group" in sample else []
@@ -121,7 +124,7 @@ def panels(sample: Sample, info: DataInfo) -> list[Panel]:
 
     Args:
         sample: A sample of any label.
-        info: Names of the classes.
+        info: Names of the classes, and the columns of the table.
     """
     if "frames" in sample:
         return _film(sample)

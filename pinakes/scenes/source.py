@@ -68,7 +68,7 @@ def load(request: Request, **words: str) -> TaskData:
         train=train,
         val=val,
         test=test,
-        info=DataInfo(request.channels, size, classes),
+        info=DataInfo(request.channels, size, classes, label.columns(**options)),
     )
 
 
@@ -129,7 +129,9 @@ class SceneSamples(Dataset[Sample]):
 
     def panels(self, sample: Sample) -> list[Panel]:
         """Pictures of a sample and its labels."""
-        return panels(sample, DataInfo(self.channels, self.size, self.label.classes(**self.options)))
+        label, options = self.label, self.options
+        info = DataInfo(self.channels, self.size, label.classes(**options), label.columns(**options))
+        return panels(sample, info)
 
     def fingerprint(self) -> str:
         """Changes when the samples do."""

@@ -218,6 +218,11 @@ class Representation(Task):
             optional=True,
         ),
         "depth": Field("depth of each pixel, in scene units", "batch height width", optional=True),
+        "table": Field(
+            "the image's row of a table: quantities, and the numbers of choices",
+            "batch columns",
+            optional=True,
+        ),
     }
     prediction = {
         "embedding": Field("features of the whole image", "batch dim"),

@@ -1,4 +1,4 @@
-"""`pinakes embed`, `duplicates` and `map`."""
+"""`pinakes embed`, `duplicates`, `map`, `differ` and `exclude`."""
 
 import importlib.util
 import json
@@ -60,6 +60,35 @@ def test_map_writes_a_page(pinakes_command: Command, run: Path, photos: Path, tm
     assert "<canvas" in (tmp_path / "map.html").read_text()
 
 
+def test_differ_prints_a_table_and_writes_json_and_page(
+    pinakes_command: Command, run: Path, photos: Path, tmp_path: Path
+) -> None:
+    result = pinakes_command("differ run photos/a photos/b --out out --prototypes 2 --workers 0")
+    assert result.exit_code == 0, result.output
+    assert "a: 3 images" in result.stdout
+    assert "a and b have " in result.stdout
+    assert "Both have" in result.stdout
+    assert "page: out/differ.html" in result.stdout
+    values = json.loads((tmp_path / "out/differ.json").read_text())
+    assert [each["images"] for each in values["collections"]] == [3, 3]
+    assert sum(each["collections"][0]["images"] for each in values["prototypes"]) == 3
+
+
+def test_exclude_makes_a_folder_without_what_a_detector_finds(
+    pinakes_command: Command, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "last_class_detector.py").write_text(
+        "def find(images):\n    return [{'scores': [image[0, 0, 0]]} for image in images]\n"
+    )
+    result = pinakes_command("exclude photos --detector last_class_detector:find --out out --workers 0")
+    assert result.exit_code == 0, result.output
+    values = json.loads((tmp_path / "out/exclude.json").read_text())
+    assert f"{6 - values['kept']} of 6 images" in result.stdout
+    assert "page: out/exclude.html" in result.stdout
+    assert len(list((tmp_path / "out/images").rglob("*.png"))) == values["kept"]
+    assert 0 < values["kept"] < 6
+
+
 def test_bad_files_are_left_out_and_listed(
     pinakes_command: Command, run: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -68,6 +97,7 @@ def test_bad_files_are_left_out_and_listed(
         "embed run photos --out e.npz",
         "duplicates run photos --out out",
         "map run photos --out m.html",
+        "differ run photos photos --out both",
     ):
         assert pinakes_command(f"{line} --workers 0").exit_code == 2
         result = pinakes_command(f"{line} --skip-bad --workers 0")
@@ -87,6 +117,12 @@ def test_bad_files_are_left_out_and_listed(
         ("duplicates run photos --out out --threshold 1.5", ("threshold", "at most 1", "1.5")),
         ("map run photos --out m.html --by tsne", ("'tsne'", "pca, umap")),
         ("map run photos --out m.png", ("m.png", ".html")),
+        ("differ run photos photos --out out --prototypes 1", ("prototypes", "2 or more", "1")),
+        ("differ run photos empty --out out", ("empty", "give a folder with images")),
+        ("differ FITTED photos photos --out out", ("'patchcore'", "task representation")),
+        ("exclude photos --out out --detector faces", ("'faces'", "coco:person", "MODULE:FUNCTION")),
+        ("exclude photos --out photos/out", ("photos/out", "would become part of it")),
+        ("exclude photos --out out --how move", ("'move'", "copy, link, list")),
     ],
 )
 def test_errors_are_one_line_and_nothing_is_written(

@@ -8,6 +8,7 @@ from pinakes.data.base import Sample
 from pinakes.data.sources import Request
 from pinakes.scenes.labels import LABELS
 from pinakes.scenes.labels.detection import boxes_of
+from pinakes.scenes.labels.table import morphometry
 from pinakes.scenes.source import SceneSamples, load
 
 SIZE = 48
@@ -100,3 +101,24 @@ def test_every_label_can_be_drawn(what: str) -> None:
     drawn = data.test.panels(data.test[1])
     assert drawn
     assert all(panel.image.shape == (16, 24, 3) and panel.image.dtype == "uint8" for panel in drawn)
+
+
+def test_a_table_holds_what_is_seen_of_the_main_thing() -> None:
+    mask = torch.zeros(20, 40, dtype=torch.bool)
+    mask[4:16, 10:13] = True
+    area, width, height, fill, elongation, uprightness, x, y = morphometry(mask).tolist()
+    assert (area, width, height, fill) == pytest.approx((36 / 800, 3 / 40, 12 / 20, 1))
+    assert (elongation, uprightness) == pytest.approx((1 - 3 / 12, 1))
+    assert (x, y) == pytest.approx((11.5 / 40, 10 / 20))
+    assert morphometry(mask.T)[5] == pytest.approx(-1)
+    assert not morphometry(torch.zeros(4, 4, dtype=torch.bool)).any()
+
+
+def test_a_table_has_a_column_for_each_number_of_a_row() -> None:
+    data = load(Request("scenes:table", "table", (32, 32)), n="40", noise="2")
+    table = torch.stack([data.train[i]["table"] for i in range(40)])
+    assert table.shape == (40, len(data.info.columns))
+    assert [column.name for column in data.info.columns][-3:] == ["texture", "noise 1", "noise 2"]
+    for place, column in enumerate(data.info.columns):
+        if column.choices:
+            assert table[:, place].long().unique().max() < len(column.choices)

@@ -103,7 +103,7 @@ class SelfSupervised(Method):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
-            spell_out(cls, cls.__mro__[1])
+            spell_out(cls, next(base for base in cls.__mro__[1:] if "__init__" in vars(base)))
 
     # -- what a subclass gives -------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@ convolutional encoder.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,8 @@ from pinakes.nn.backbones import FeatureExtractor
 from pinakes.nn.crops import randomly_cropped
 from pinakes.nn.momentum import MomentumCopy, momentum_at
 from pinakes.nn.photometric import blurred, greyed, jittered, solarised
-from pinakes.papers.self_supervised.base import ConvolutionalLevels, SelfSupervised
+from pinakes.nn.projection import projection_head
+from pinakes.papers.self_supervised.base import ConvolutionalLevels, SelfSupervised, no_loss
 from pinakes.tasks.base import Prediction
 
 
@@ -178,3 +179,138 @@ def of_two_views(
     """What a network says of two batches, asked once for both, so that batch statistics are those of all."""
     first, second = encode(torch.cat([one, other])).chunk(2)
     return first, second
+
+
+class Projecting(nn.Module):
+    """An encoder with a head.
+
+    Args:
+        encoder: Gives levels of feature maps, of which the last is averaged.
+        head: Takes that average.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(
+        self, view: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch _projection"]:
+        """What the head says of views."""
+        projected: Tensor = self.head(self.encoder(view)[-1].mean((2, 3)))
+        return projected
+
+
+class _FollowedConvolutional(Following, ConvolutionalFromViews):
+    """A convolutional encoder that others follow."""
+
+    __doc__ = ConvolutionalFromViews.__doc__  # whose options are taken over from here
+
+
+class PredictsTarget(_FollowedConvolutional):
+    """A convolutional encoder that foretells of a view what a slow copy of itself says of the other view.
+
+    A subclass gives `compare`. Both views are drawn alike, and each goes through the network by itself.
+
+    Args:
+        projection: Width of what is foretold.
+        hidden: Width of the hidden layers of head and predictor.
+        momentum: The share of its weights that the copy keeps in a step, 0 to 1, at the start; it rises to 1.
+
+    Raises:
+        UserError: If a value is out of range; the message names it.
+    """
+
+    last_norm: ClassVar[bool] = False
+    """Whether head and predictor end with a normalisation."""
+
+    def __init__(
+        self, projection: int = 64, hidden: int = 256, momentum: float = 0.99, **shared: Any
+    ) -> None:
+        super().__init__(**shared)
+        for name, width in (("projection", projection), ("hidden", hidden)):
+            if width < 1:
+                raise UserError(f"{name}: expected a whole number of 1 or more, got {width}")
+        if not 0 <= momentum <= 1:
+            raise UserError(f"momentum: expected a share from 0 to 1, got {momentum}")
+        self.projection, self.hidden, self.momentum = projection, hidden, momentum
+
+    def build(self, info: DataInfo) -> None:
+        """Makes the encoder, its head, the predictor and the slow copy of the first two."""
+        super().build(info)
+        self.head = projection_head([self.width, self.hidden, self.projection], self.last_norm)
+        self.predictor = projection_head([self.projection, self.hidden, self.projection], self.last_norm)
+        self.target = MomentumCopy(self.online())
+
+    def online(self) -> Projecting:
+        """The encoder with its head."""
+        return Projecting(self.encoder, self.head)
+
+    def followed(self) -> list[tuple[MomentumCopy, nn.Module]]:
+        """The slow copy follows encoder and head."""
+        return [(self.target, self.online())]
+
+    def on_train_start(self) -> None:
+        """The slow copy starts as the network does, wherever that has its weights from."""
+        if self.global_step == 0:
+            self.target.follow(self.online(), 0.0)
+
+    def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+        """How badly each view foretells the other."""
+        one, other = self.view(image), self.view(image)
+        online = self.online()
+        forth = self.compare(self.predictor(online(one)), self.target(other))
+        return forth + self.compare(self.predictor(online(other)), self.target(one))
+
+    def compare(
+        self, prediction: Float[Tensor, "batch _projection"], target: Float[Tensor, "batch _projection"]
+    ) -> Float[Tensor, ""]:
+        """The loss of one direction."""
+        raise NotImplementedError(f"{type(self).__name__} gives no compare")
+
+
+class ComparesStatistics(ConvolutionalFromViews):
+    """A convolutional encoder that learns from statistics of projections of two views over a batch.
+
+    A subclass gives `compare`. Both views are drawn alike, and each goes through the network by itself.
+
+    Args:
+        projection: Width of each of the head's three layers.
+
+    Raises:
+        UserError: If a value is out of range; the message names it.
+    """
+
+    def __init__(self, projection: int = 256, **shared: Any) -> None:
+        super().__init__(**shared)
+        if projection < 2:
+            raise UserError(f"projection: expected a whole number of 2 or more, got {projection}")
+        self.projection = projection
+
+    def build(self, info: DataInfo) -> None:
+        """Makes the encoder and its head, whose last layer has no bias, as statistics would not see it."""
+        super().build(info)
+        layers = projection_head([self.width, *[self.projection] * 3])
+        self.head = nn.Sequential(*layers[:-1], nn.Linear(self.projection, self.projection, bias=False))
+
+    def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+        """What the statistics of two views of each image lack."""
+        project = Projecting(self.encoder, self.head)
+        return self.compare(project(self.view(image)), project(self.view(image)))
+
+    def compare(
+        self, one: Float[Tensor, "batch _projection"], other: Float[Tensor, "batch _projection"]
+    ) -> Float[Tensor, ""]:
+        """The loss of projections."""
+        raise NotImplementedError(f"{type(self).__name__} gives no compare")
+
+
+class Untrained(ConvolutionalFromViews):
+    """The network of these methods, which keeps the weights that it was initialised with: a baseline of claims."""
+
+    def __init__(self) -> None:
+        super().__init__(weight_decay=0.0)
+
+    def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+        """Nothing to learn from."""
+        return no_loss(self)
