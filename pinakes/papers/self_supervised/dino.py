@@ -60,13 +60,7 @@ EQUATIONS = (
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 
 
-class _FollowedFromViews(Following, FromViews):
-    """An encoder that learns from views, which others follow."""
-
-    __doc__ = FromViews.__doc__  # whose options are taken over from here
-
-
-class ViTFromViews(_FollowedFromViews):
+class ViTFromViews(Following, FromViews):
     """A vision transformer that learns from views of several sizes, with a copy that follows it.
 
     A subclass gives `loss`, which draws views by `views`, makes its heads in `build`, and adds their copies to

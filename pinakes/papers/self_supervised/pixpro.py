@@ -182,13 +182,7 @@ class ProjectedMaps(nn.Module):
         return projected.unflatten(0, maps.shape[:3]).movedim(3, 1)
 
 
-class _FollowedConvolutional(Following, ConvolutionalFromViews):
-    """A convolutional encoder that a copy follows."""
-
-    __doc__ = ConvolutionalFromViews.__doc__  # whose options are taken over from here
-
-
-class FromCells(_FollowedConvolutional):
+class FromCells(Following, ConvolutionalFromViews):
     """A convolutional encoder that learns from the cells of two crops, and a copy that follows it.
 
     A subclass gives `compare`.

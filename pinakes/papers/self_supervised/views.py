@@ -160,10 +160,17 @@ class Following:
 
     momentum: float
     done: float
+    global_step: int
 
     def followed(self) -> list[tuple[MomentumCopy, nn.Module]]:
         """Each copy with the network that it follows."""
         raise NotImplementedError(f"{type(self).__name__} gives no followed")
+
+    def on_train_start(self) -> None:
+        """The copies start as the networks do, wherever these have their weights from."""
+        if self.global_step == 0:
+            for follower, network in self.followed():
+                follower.follow(network, 0.0)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Lets the copies follow."""
@@ -201,13 +208,7 @@ class Projecting(nn.Module):
         return projected
 
 
-class _FollowedConvolutional(Following, ConvolutionalFromViews):
-    """A convolutional encoder that others follow."""
-
-    __doc__ = ConvolutionalFromViews.__doc__  # whose options are taken over from here
-
-
-class PredictsTarget(_FollowedConvolutional):
+class PredictsTarget(Following, ConvolutionalFromViews):
     """A convolutional encoder that foretells of a view what a slow copy of itself says of the other view.
 
     A subclass gives `compare`. Both views are drawn alike, and each goes through the network by itself.
@@ -249,11 +250,6 @@ class PredictsTarget(_FollowedConvolutional):
     def followed(self) -> list[tuple[MomentumCopy, nn.Module]]:
         """The slow copy follows encoder and head."""
         return [(self.target, self.online())]
-
-    def on_train_start(self) -> None:
-        """The slow copy starts as the network does, wherever that has its weights from."""
-        if self.global_step == 0:
-            self.target.follow(self.online(), 0.0)
 
     def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
         """How badly each view foretells the other."""
