@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pinakes
 from pinakes.catalogue import Paper
@@ -52,7 +53,7 @@ def _reached(roots: Iterable[str]) -> dict[str, Path]:
 def code_hash(paper: Paper, specs: Iterable[str] = ()) -> str:
     """A hash that changes when code does on which a paper's claims depend, or weights that lie beside such code.
 
-    Comments, docstrings and layout leave it as it is.
+    Comments, docstrings and layout leave it as it is, and so does the version of Python.
     """
     return _hash(code_of(paper, specs))
 
@@ -114,7 +115,25 @@ def _digest(path: Path) -> str:
 @functools.lru_cache(maxsize=512)
 def _digested(path: Path, changed: int) -> str:
     code = _WithoutDocstrings().visit(copy.deepcopy(_parsed(path, changed)))
-    return hashlib.sha256(ast.unparse(code).encode()).hexdigest()
+    return hashlib.sha256(" ".join(_spelled(code)).encode()).hexdigest()
+
+
+def _spelled(node: Any) -> Iterator[str]:
+    """A tree in words that are the same in every version of Python: what it holds, without fields that are empty."""
+    if isinstance(node, ast.AST):
+        yield f"{type(node).__name__}("
+        for name, value in ast.iter_fields(node):
+            if value is not None and value != []:
+                yield name
+                yield from _spelled(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for each in node:
+            yield from _spelled(each)
+        yield "]"
+    else:
+        yield repr(node)
 
 
 class _WithoutDocstrings(ast.NodeTransformer):

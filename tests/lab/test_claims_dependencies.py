@@ -1,5 +1,6 @@
 """Which code a verdict rests on."""
 
+import ast
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 import pinakes
 from pinakes.catalogue import find
-from pinakes.lab.dependencies import code_hash, code_of
+from pinakes.lab.dependencies import _spelled, code_hash, code_of
 
 
 @pytest.fixture
@@ -70,3 +71,14 @@ def test_docstrings_do_not_change_the_hash(copy: Path) -> None:
     path = copy / "papers/anomaly/base.py"
     path.write_text(path.read_text().replace("What the detectors of this shelf share.", "Shared."))
     assert code_hash(find("patchcore")) == same
+
+
+def test_what_is_hashed_is_the_same_in_every_version_of_python() -> None:
+    # later versions add fields that are mostly empty, and write f-strings in another way
+    tree = ast.parse("def f(a: int) -> str:\n    return f'{a!r:>3}' 'b'\n")
+    assert " ".join(_spelled(tree)) == (
+        "Module( body [ FunctionDef( name 'f' args arguments( args [ arg( arg 'a' annotation "
+        "Name( id 'int' ctx Load( ) ) ) ] ) body [ Return( value JoinedStr( values [ FormattedValue( "
+        "value Name( id 'a' ctx Load( ) ) conversion 114 format_spec JoinedStr( values [ Constant( value '>3' ) "
+        "] ) ) Constant( value 'b' ) ] ) ) ] returns Name( id 'str' ctx Load( ) ) ) ] )"
+    )
