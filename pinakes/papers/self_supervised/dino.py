@@ -358,11 +358,17 @@ def check_temperatures(**temperatures: float) -> None:
             raise UserError(f"{name}: expected a number above 0, got {value}")
 
 
+SMALL: dict[str, Any] = {"patch": 8, "embed_dim": 64, "depth": 4, "out_dim": 256}
+"""The networks of claims about whole images, small because six views of each image are costly."""
+FINE: dict[str, Any] = SMALL | {"patch": 4, "local_crops_number": 2}
+"""Those of claims about patches."""
+
+
 class _Untrained(DINO):
     """The same transformer, which keeps the weights that it was initialised with."""
 
     def __init__(self) -> None:
-        super().__init__(weight_decay=0.0)
+        super().__init__(weight_decay=0.0, **SMALL)
 
     def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
         """Nothing to learn from."""
@@ -376,7 +382,9 @@ class _Untrained(DINO):
 )
 def following_oneself_teaches(lab: Lab) -> Trial:
     """Made scenes of single objects; the same transformer on both sides."""
-    return lab.duel(ours=DINO, baseline=_Untrained, data=CLAIM_DATA, metric="knn", **CLAIM_PLAN)
+    return lab.duel(
+        ours=lambda: DINO(**SMALL), baseline=_Untrained, data=CLAIM_DATA, metric="knn", **CLAIM_PLAN
+    )
 
 
 def told_of_images(answers: Float[Tensor, "images prototypes"]) -> Float[Tensor, ""]:
@@ -415,8 +423,10 @@ def centring_prevents_collapse(lab: Lab) -> Trial:
     """As above; sharpening is the same on both sides."""
     steps = 2 if lab.quick else CLAIM_PLAN["steps"]
     return lab.measure(
-        ours=lambda seed: told_after_training(DINO(), seed, steps, str(lab.device)),
-        baseline=lambda seed: told_after_training(DINO(centring=False), seed, steps, str(lab.device)),
+        ours=lambda seed: told_after_training(DINO(**SMALL), seed, steps, str(lab.device)),
+        baseline=lambda seed: told_after_training(
+            DINO(centring=False, **SMALL), seed, steps, str(lab.device)
+        ),
         metric="what the teacher's answers tell of unseen images",
         unit="nats",
     )

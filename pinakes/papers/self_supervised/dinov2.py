@@ -45,6 +45,7 @@ from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.probes import nearest
 from pinakes.nn.self_distillation import PrototypeHead, koleo_loss
 from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
+from pinakes.papers.self_supervised.dino import SMALL
 from pinakes.papers.self_supervised.ibot import IBOT
 
 EQUATIONS = (
@@ -306,8 +307,10 @@ def koleo_spreads_features(lab: Lab) -> Trial:
     """Made scenes of single objects, of which unseen ones are compared; the same network and budget on both sides."""
     steps = 2 if lab.quick else CLAIM_PLAN["steps"]
     return lab.measure(
-        ours=lambda seed: nearness_of_features(DINOv2(), seed, steps, str(lab.device)),
-        baseline=lambda seed: nearness_of_features(DINOv2(koleo_weight=0.0), seed, steps, str(lab.device)),
+        ours=lambda seed: nearness_of_features(DINOv2(**SMALL), seed, steps, str(lab.device)),
+        baseline=lambda seed: nearness_of_features(
+            DINOv2(koleo_weight=0.0, **SMALL), seed, steps, str(lab.device)
+        ),
         metric="mean cosine to the nearest other image",
     )
 
@@ -321,8 +324,8 @@ def koleo_spreads_features(lab: Lab) -> Trial:
 def koleo_costs_no_accuracy(lab: Lab) -> Trial:
     """As above."""
     return lab.duel(
-        ours=DINOv2,
-        baseline=lambda: DINOv2(koleo_weight=0.0),
+        ours=lambda: DINOv2(**SMALL),
+        baseline=lambda: DINOv2(koleo_weight=0.0, **SMALL),
         data=CLAIM_DATA,
         metric="linear_probe",
         **CLAIM_PLAN,

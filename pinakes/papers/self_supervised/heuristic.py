@@ -284,6 +284,10 @@ SEGMENTED_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}
 """Made scenes of several objects, whose tags are their classes, and 32 passes over them."""
 
 
+SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 4}
+"""The network of claims, small because every step computes all patches of two views."""
+
+
 @claim(
     text="From patches of an encoder that learnt from tags, hidden patches and views a linear classifier reads more of "
     "the classes of pixels than from one that learnt from tags alone.",
@@ -293,8 +297,8 @@ SEGMENTED_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}
 def three_tasks_beat_tags_alone(lab: Lab) -> Trial:
     """Made scenes of several objects, tagged with what is in them; the same transformer and views, equal steps."""
     return lab.duel(
-        ours=HeuristicPreTraining,
-        baseline=lambda: HeuristicPreTraining(masked_weight=0.0, contrast_weight=0.0),
+        ours=lambda: HeuristicPreTraining(**SMALL),
+        baseline=lambda: HeuristicPreTraining(masked_weight=0.0, contrast_weight=0.0, **SMALL),
         data=SEGMENTED,
         metric="linear_miou",
         **SEGMENTED_PLAN,
@@ -310,8 +314,8 @@ def three_tasks_beat_tags_alone(lab: Lab) -> Trial:
 def tags_add_to_the_other_tasks(lab: Lab) -> Trial:
     """As above."""
     return lab.duel(
-        ours=HeuristicPreTraining,
-        baseline=lambda: HeuristicPreTraining(tags_weight=0.0),
+        ours=lambda: HeuristicPreTraining(**SMALL),
+        baseline=lambda: HeuristicPreTraining(tags_weight=0.0, **SMALL),
         data=SEGMENTED,
         metric="linear_miou",
         **SEGMENTED_PLAN,

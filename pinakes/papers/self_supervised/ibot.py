@@ -36,7 +36,7 @@ from pinakes.nn.self_distillation import (
     patch_cross_entropy,
     random_patches,
 )
-from pinakes.papers.self_supervised.dino import DINO, check_temperatures
+from pinakes.papers.self_supervised.dino import DINO, FINE, check_temperatures
 
 EQUATIONS = (
     (
@@ -181,4 +181,10 @@ SEGMENTED_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}
 )
 def foretelling_hidden_patches_helps_segmentation(lab: Lab) -> Trial:
     """Made scenes of several objects; the same transformer, head and views on both sides."""
-    return lab.duel(ours=IBOT, baseline=DINO, data=SEGMENTED, metric="linear_miou", **SEGMENTED_PLAN)
+    return lab.duel(
+        ours=lambda: IBOT(**FINE),
+        baseline=lambda: DINO(**FINE),
+        data=SEGMENTED,
+        metric="linear_miou",
+        **SEGMENTED_PLAN,
+    )

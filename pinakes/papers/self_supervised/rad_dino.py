@@ -39,7 +39,7 @@ from pinakes.lab.fitted_once import fitted_once
 from pinakes.nn.contrastive import info_nce_loss
 from pinakes.nn.projection import projection_head
 from pinakes.papers.self_supervised.base import CLAIM_PLAN
-from pinakes.papers.self_supervised.dino import ViTFromViews
+from pinakes.papers.self_supervised.dino import SMALL, ViTFromViews
 from pinakes.papers.self_supervised.dinov2 import DINOv2
 from pinakes.scenes.labels.attributes import ATTRIBUTES, SHAPE_ATTRIBUTES
 from pinakes.tasks.base import Batch
@@ -151,10 +151,13 @@ WORDS = ATTRIBUTES[len(SHAPE_ATTRIBUTES) :]
 class _FromScenes(RadDINO):
     """One that starts with what DINOv2 learns of coloured scenes in as many steps."""
 
+    def __init__(self) -> None:
+        super().__init__(**SMALL)
+
     def ready(self, data: TaskData, plan: TrainingPlan) -> None:
         """Fits the start, once for each seed."""
         scenes = load_data(GENERAL, task=self.task, seed=plan.seed, size=self.info.size)
-        self.begin_with(fitted_once(DINOv2(), scenes, replace(plan, out=None, resume=False)))
+        self.begin_with(fitted_once(DINOv2(**SMALL), scenes, replace(plan, out=None, resume=False)))
 
 
 @claim(
@@ -165,7 +168,13 @@ class _FromScenes(RadDINO):
 )
 def starting_from_other_images_helps(lab: Lab) -> Trial:
     """Few made scenes of single things in grey; the start learnt from other scenes in colour, whose steps are extra."""
-    return lab.duel(ours=_FromScenes, baseline=RadDINO, data=GREY, metric="linear_probe", **CLAIM_PLAN)
+    return lab.duel(
+        ours=_FromScenes,
+        baseline=lambda: RadDINO(**SMALL),
+        data=GREY,
+        metric="linear_probe",
+        **CLAIM_PLAN,
+    )
 
 
 class _FromCaptions(ViTFromViews):
@@ -174,7 +183,13 @@ class _FromCaptions(ViTFromViews):
     needs = {"attributes": "colour and texture, of which captions are made"}
 
     def __init__(self) -> None:
-        super().__init__(least_area=0.5, least_local_area=0.2)
+        super().__init__(
+            patch=SMALL["patch"],
+            embed_dim=SMALL["embed_dim"],
+            depth=SMALL["depth"],
+            least_area=0.5,
+            least_local_area=0.2,
+        )
 
     def build(self, info: DataInfo) -> None:
         """Makes the encoder, the words and both heads."""
@@ -202,4 +217,10 @@ class _FromCaptions(ViTFromViews):
 )
 def images_tell_what_captions_leave_out(lab: Lab) -> Trial:
     """Made scenes in grey, captioned with a colour and a texture, and judged by what the thing is; equal steps."""
-    return lab.duel(ours=RadDINO, baseline=_FromCaptions, data=CAPTIONED, metric="linear_probe", **CLAIM_PLAN)
+    return lab.duel(
+        ours=lambda: RadDINO(**SMALL),
+        baseline=_FromCaptions,
+        data=CAPTIONED,
+        metric="linear_probe",
+        **CLAIM_PLAN,
+    )

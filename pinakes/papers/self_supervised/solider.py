@@ -39,7 +39,7 @@ from pinakes.nn.gathering import processes, summed
 from pinakes.nn.masked_autoencoder import CENTRE
 from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.self_distillation import PrototypeHead, ViewTransformer
-from pinakes.papers.self_supervised.dino import DINO, ViewLevels
+from pinakes.papers.self_supervised.dino import DINO, FINE, ViewLevels
 from pinakes.papers.self_supervised.transformer import check_counts
 from pinakes.tasks.base import Prediction
 
@@ -341,7 +341,7 @@ class SOLIDER(DINO):
 
 PEOPLE = "scenes:people?size=48x24&n=2000"
 """Made people in different clothes and poses, with the parts of their bodies."""
-PEOPLE_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}
+PEOPLE_PLAN: dict[str, Any] = {"steps": 500, "batch_size": 64}
 
 
 @claim(
@@ -353,8 +353,8 @@ PEOPLE_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}
 def naming_parts_teaches_parts(lab: Lab) -> Trial:
     """Made people; the same transformer, views and steps on both sides."""
     return lab.duel(
-        ours=SOLIDER,
-        baseline=lambda: DINO(least_area=0.8, least_local_area=0.05),
+        ours=lambda: SOLIDER(**FINE),
+        baseline=lambda: DINO(least_area=0.8, least_local_area=0.05, **FINE),
         data=PEOPLE,
         metric="linear_miou",
         **PEOPLE_PLAN,
@@ -369,8 +369,8 @@ def naming_parts_teaches_parts(lab: Lab) -> Trial:
 def the_controller_controls(lab: Lab) -> Trial:
     """As above; both sides are trained alike and differ only in the lambda of the features that are judged."""
     return lab.duel(
-        ours=lambda: SOLIDER(semantic_weight=1.0),
-        baseline=lambda: SOLIDER(semantic_weight=0.0),
+        ours=lambda: SOLIDER(semantic_weight=1.0, **FINE),
+        baseline=lambda: SOLIDER(semantic_weight=0.0, **FINE),
         data=PEOPLE,
         metric="linear_miou",
         **PEOPLE_PLAN,

@@ -297,10 +297,11 @@ class RandomSizes(Starbucks):
     higher_is_better=True,
 )
 def a_fixed_list_beats_random_sizes(lab: Lab) -> Trial:
-    """Made scenes of single objects; the same transformer, and 4 numbers behind its first block on both sides."""
+    """Made scenes of single objects; the same transformer, with patches of 8 pixels; both sides are judged by 4 numbers
+    behind its first block."""
     return lab.duel(
-        ours=lambda: Starbucks(rung=0),
-        baseline=lambda: RandomSizes(rung=0),
+        ours=lambda: Starbucks(rung=0, patch=8),
+        baseline=lambda: RandomSizes(rung=0, patch=8),
         data=CLAIM_DATA,
         metric="knn",
         **CLAIM_PLAN,
@@ -317,8 +318,8 @@ def a_fixed_list_beats_random_sizes(lab: Lab) -> Trial:
 def a_shared_model_is_no_worse_than_a_separate_one(lab: Lab) -> Trial:
     """As above, with 16 numbers behind three blocks; by itself it is trained without any further blocks."""
     return lab.duel(
-        ours=lambda: Starbucks(rung=2),
-        baseline=lambda: Starbucks(depths=(3,), widths=(16,)),
+        ours=lambda: Starbucks(rung=2, patch=8),
+        baseline=lambda: Starbucks(depths=(3,), widths=(16,), patch=8),
         data=CLAIM_DATA,
         metric="knn",
         **CLAIM_PLAN,
