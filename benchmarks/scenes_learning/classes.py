@@ -7,6 +7,7 @@ from torch import Tensor
 from benchmarks.scenes_learning.measures import Outcome, Samples, most_common, share_equal
 from benchmarks.scenes_learning.networks import Pooled, predict, train
 from pinakes.scenes.forms import CLASSES
+from pinakes.scenes.labels.table import CHOICES, MORPHOMETRIC, OTHER
 from pinakes.scenes.relations import RELATIONS
 
 
@@ -31,6 +32,17 @@ def attributes(training: Samples, held_out: Samples, steps: int) -> Outcome:
     answers = (predict(network, held_out["image"]) > 0).float()
     expected = held_out["attributes"]
     return Outcome(1 - share_equal(answers, expected), 1 - share_equal(most_common(truth), expected))
+
+
+def measurements(training: Samples, held_out: Samples, steps: int) -> Outcome:
+    """Smooth absolute error of the quantities in a row of the table, each brought to mean 0 and deviation 1."""
+    names = (*MORPHOMETRIC, *OTHER)
+    quantities = [place for place, name in enumerate(names) if name not in CHOICES]
+    deviation, mean = torch.std_mean(training["table"][:, quantities], dim=0)
+    truth, expected = ((each["table"][:, quantities] - mean) / deviation for each in (training, held_out))
+    network = train(Pooled(len(quantities)), [training["image"]], [truth], F.smooth_l1_loss, steps)
+    answers = predict(network, held_out["image"])
+    return Outcome((answers - expected).abs().mean().item(), expected.abs().mean().item())
 
 
 def longtail(training: Samples, held_out: Samples, steps: int) -> Outcome:

@@ -47,6 +47,10 @@ JOBS = {
         "attributes of class, colour and texture", "size=32&n=1000", "pooled", 250, WRONG,
         "the most common value of each", classes.attributes,
     ),
+    "table": Job(
+        "size, shape, place and brightness of the main thing", "size=32&n=1000&noise=0", "pooled", 300,
+        Measure("mean absolute error, in deviations", 0), "the mean of training", classes.measurements,
+    ),
     "longtail": Job(
         "classes, balanced, from long-tailed ones", "size=32&n=1500", "pooled", 300, ACCURACY,
         "the most common class of training", classes.longtail,
@@ -67,6 +71,10 @@ JOBS = {
     "segmentation": Job(
         "class of every pixel", "size=32&n=800&things=2", "dense", 250, PIXELS_RIGHT,
         "the most common class at each pixel", maps.segmentation,
+    ),
+    "people": Job(
+        "part of the body at every pixel", "size=64x32&n=600", "dense", 250, PIXELS_RIGHT,
+        "the most common part at each pixel", maps.segmentation,
     ),
     "detection": Job(
         "boxes and classes of things", "size=48&n=1000&things=2", "dense, for cells", 600, F1,

@@ -18,13 +18,14 @@ MORPHOMETRIC = ("area", "width", "height", "fill", "elongation", "uprightness")
 OTHER = ("x", "y", "brightness", "colour", "texture")
 """The other columns that say something of the thing."""
 
-_CHOICES = {"colour": tuple(COLOURS), "texture": TEXTURE_NAMES}
+CHOICES = {"colour": tuple(COLOURS), "texture": TEXTURE_NAMES}
+"""What the numbers of some columns stand for."""
 
 
 def columns(*, noise: int = 4, **options: object) -> tuple[Column, ...]:
     """The columns, given the options of the spec."""
     names = (*MORPHOMETRIC, *OTHER, *(f"noise {number}" for number in range(1, noise + 1)))
-    return tuple(Column(name, _CHOICES.get(name, ())) for name in names)
+    return tuple(Column(name, CHOICES.get(name, ())) for name in names)
 
 
 def morphometry(mask: Bool[Tensor, "height width"]) -> Float[Tensor, " columns"]:
