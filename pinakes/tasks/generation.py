@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
@@ -111,13 +112,16 @@ class Features:
 class Generator(Protocol):
     """What a method for this task gives besides its answers for a batch."""
 
-    def generate(self, n: int, *, labels: Tensor | None = None, seed: int | None = None) -> Prediction:
+    def generate(
+        self, n: int, *, labels: Tensor | None = None, seed: int | None = None, first: int = 0
+    ) -> Prediction:
         """So many new images, as the task states predictions.
 
         Args:
             n: How many.
             labels: The class that each is to have (n), for methods that take classes; -1 for any.
             seed: Of the noise; None draws it from torch's generator.
+            first: The number of the first of them among all images of the seed.
         """
 
 
@@ -192,6 +196,14 @@ class Nearest:
     def panel(self) -> Panel:
         """The image."""
         return Panel(to_pixels(self.known[self.place]["image"]), "nearest training image")
+
+
+def grid(image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "channels rows columns"]:
+    """Images side by side in about as many rows as columns; empty places are white."""
+    columns = max(1, round(len(image) ** 0.5))
+    rows = -(-len(image) // columns)
+    white = image.new_ones(rows * columns - len(image), *image.shape[1:])
+    return rearrange(torch.cat([image, white]), "(r q) c h w -> c (r h) (q w)", r=rows)
 
 
 class Generation(Task):
@@ -293,9 +305,8 @@ class Generation(Task):
         generator = cast("Generator", method)
         start = 0
         for batch in self._loaded(samples, batch_size, workers):
-            # another seed for each batch, as the same would give the same images
             prediction: Prediction = generator.generate(
-                len(batch["image"]), labels=batch.get("label"), seed=start
+                len(batch["image"]), labels=batch.get("label"), seed=0, first=start
             )
             meter.update(batch, prediction)
             if observe is not None:

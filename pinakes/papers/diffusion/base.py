@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pinakes.data.base import DataInfo, TaskData
 from pinakes.engine.plan import TrainingPlan
+from pinakes.engine.seeds import mix
 from pinakes.errors import UserError, suggest
 from pinakes.method import Method
 from pinakes.nn.augment import flipped
@@ -26,6 +26,7 @@ from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.unet import GROUPS, UNet
 from pinakes.shared_options import spell_out
 from pinakes.tasks.base import Batch, Prediction, to_pixels
+from pinakes.tasks.generation import grid
 
 log = logging.getLogger(__name__)
 
@@ -254,9 +255,13 @@ class Diffusion(Method):
         """Whether the network is told classes."""
         return self.classes and len(info.classes) > 1
 
-    @torch.no_grad()
     def sample(
-        self, n: int, *, labels: Int[Tensor, " batch"] | None = None, seed: int | None = None
+        self,
+        n: int,
+        *,
+        labels: Int[Tensor, " batch"] | None = None,
+        seed: int | None = None,
+        first: int = 0,
     ) -> Float[Tensor, "batch channels height width"]:
         """New images in [0, 1].
 
@@ -264,21 +269,24 @@ class Diffusion(Method):
             n: How many.
             labels: The class of each, where classes are told, -1 for any; by default any.
             seed: Of the noise; None draws it from torch's generator.
+            first: The number of the first of them among all images of the seed, 0 or more.
 
         Raises:
             UserError: If there is not one label for each, or one is out of range.
         """
-        samples: Tensor = self.generate(n, labels=labels, seed=seed)["sample"]
+        samples: Tensor = self.generate(n, labels=labels, seed=seed, first=first)["sample"]
         return samples
 
     @torch.no_grad()
-    def generate(self, n: int, *, labels: Tensor | None = None, seed: int | None = None) -> Prediction:
+    def generate(
+        self, n: int, *, labels: Tensor | None = None, seed: int | None = None, first: int = 0
+    ) -> Prediction:
         """New images with the way that led to them, as the task states predictions; arguments are those of `sample`."""
         if n < 1:
             raise UserError(f"n: expected 1 or more, got {n}")
         told = self._told(n, labels)
         seed = int(torch.randint(2**31, ())) if seed is None else seed
-        generators = [torch.Generator().manual_seed((seed << 20) + place) for place in range(n)]
+        generators = [torch.Generator().manual_seed(mix(seed, place)) for place in range(first, first + n)]
         like = torch.empty(n, self.info.channels, *self.info.size, device=self.device)
         path = self.path(drawn_like(like, generators), told, generators)
         found: Prediction = {"sample": (path[-1] / 2 + 0.5).clamp(0, 1), "path": _stages(path)}
@@ -368,14 +376,6 @@ def drawn_like(
 ) -> Float[Tensor, "batch *shape"]:
     """Normal noise of the form of a tensor, each sample's from its own generator."""
     return torch.stack([torch.randn(like.shape[1:], generator=each) for each in generators]).to(like)
-
-
-def grid(image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "channels rows columns"]:
-    """Images side by side in about as many rows as columns; empty places are white."""
-    columns = max(1, round(len(image) ** 0.5))
-    rows = -(-len(image) // columns)
-    white = image.new_ones(rows * columns - len(image), *image.shape[1:])
-    return rearrange(torch.cat([image, white]), "(r q) c h w -> c (r h) (q w)", r=rows)
 
 
 def _stages(path: Sequence[Tensor]) -> Float[Tensor, "batch stages channels height width"]:
