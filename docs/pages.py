@@ -29,6 +29,7 @@ GUIDES = (
     ("guides/a-small-network.md", "A small network from a large one"),
     ("guides/features-without-labels.md", "Features without labels"),
     ("guides/look-at-a-collection.md", "Look at a collection"),
+    ("guides/make-new-images.md", "Make new images"),
     ("guides/your-own-loop.md", "Your own loop"),
     ("guides/reading-a-verdict.md", "Reading a verdict"),
     ("guides/many-machines.md", "Many machines"),
