@@ -1,8 +1,8 @@
 """Random changes of the colours and the sharpness of a batch of images, each its own, on its device.
 
-Everything is drawn from torch's generator. Written out here because kornia is slower, most of it for its way through hue,
-saturation and value, and torchvision changes all images of a batch alike; `python -m benchmarks random_views` measures
-both.
+Everything is drawn from torch's generator. Written out here because kornia is slower, most of it for its way through
+hue, saturation and value, and torchvision changes all images of a batch alike; `python -m benchmarks random_views`
+measures both.
 """
 
 import math
