@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from benchmarks.harness import Finding, missing, race, save
 from pinakes.data.base import DataInfo
 from pinakes.nn.backbones import FeatureExtractor
+from pinakes.nn.contrastive import nt_xent_loss
 from pinakes.papers.self_supervised.simclr import SimCLR
 from pinakes.papers.self_supervised.views import of_two_views
 
@@ -197,8 +198,6 @@ def steps(title: str, batch: int, side: int, *, draws: bool) -> Finding:
 
 def given_loss(method: SimCLR, projected: tuple[Tensor, Tensor]) -> Tensor:
     """The loss of views that were projected."""
-    from pinakes.nn.contrastive import nt_xent_loss
-
     return nt_xent_loss(*projected, method.temperature)
 
 

@@ -25,7 +25,7 @@ class MomentumCopy(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False)
 
-    def forward(self, *inputs: Tensor, **options: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor | None, **options: Tensor) -> Tensor:
         """What the copy says, without gradients."""
         with torch.no_grad():
             answer: Tensor = self.network(*inputs, **options)

@@ -61,7 +61,10 @@ def write_samples(
             count = min(batch_size, n - start)
             labels = torch.full((count,), classes.index(of)) if of else None
             # by the image rather than by the batch, so that the size of a batch changes nothing
-            images = generator.generate(count, labels=labels, seed=seed, first=start)["sample"].cpu()
+            found = generator.generate(count, labels=labels, seed=seed, first=start)
+            if of and "label" not in found:
+                raise UserError(f"class: this {type(method).__name__} was not told classes; leave it out")
+            images = found["sample"].cpu()
             for place, image in enumerate(images, start=start):
                 Image.fromarray(to_pixels(image)).save(folder / f"{place:04d}.png")
             made.append(images)

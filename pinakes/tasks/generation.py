@@ -85,7 +85,6 @@ class Features:
 
     Args:
         name: The backbone.
-        channels: Of the images; one channel is repeated for networks of three.
         device: Where it runs.
     """
 
@@ -98,7 +97,9 @@ class Features:
     def __call__(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        """The features of images in [0, 1], on the CPU."""
+        """The features of images in [0, 1], on the CPU; one channel is repeated, and of more than three the first three
+        count.
+        """
         image = image.to(self.device)
         image = image[:, :3] if image.shape[1] >= 3 else image[:, :1].expand(-1, 3, -1, -1)
         if tuple(image.shape[-2:]) != (self.side, self.side):

@@ -54,3 +54,11 @@ def test_a_run_that_makes_no_images_is_refused(
     result = pinakes_command(f"sample {fitted} --n 2 --out {tmp_path / 'new'}")
     assert result.exit_code == 2
     assert "makes no images" in " ".join(result.output.split())
+
+
+def test_a_class_is_refused_by_a_method_that_is_told_none(pinakes_command: Command, tmp_path: Path) -> None:
+    options = {"n_channels": 8, "ch_mults": (1,), "sampling_steps": 2, "classes": False}
+    pinakes.create("ddpm", **options).fit("digits?n=40&size=8", steps=1, batch_size=8, out=tmp_path / "run")
+    result = pinakes_command(f"sample {tmp_path / 'run'} --n 2 --out {tmp_path / 'new'} --class 3")
+    assert result.exit_code == 2, result.output
+    assert "was not told classes" in result.output

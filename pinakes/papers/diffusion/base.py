@@ -326,11 +326,6 @@ class Diffusion(Method):
         hidden = torch.rand(len(label), device=label.device) < 0.1
         return torch.where(hidden, -1, label)
 
-    def on_before_zero_grad(self, optimizer: Any) -> None:
-        """Lets the average follow; it may keep less at first, when there is little to average."""
-        step = self.global_step
-        self.averaged.follow(self.network, min(self.average, (1 + step) / (10 + step)))
-
     def configure_optimizers(self) -> Any:
         """Adam with a short rise of the learning rate."""
         trained = [each for each in self.parameters() if each.requires_grad]
@@ -345,7 +340,11 @@ class Diffusion(Method):
         super().learn(data, plan)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Makes samples, if it is time."""
+        """Lets the average follow, which keeps less at first, when there is little to average; makes samples, if it is
+        time.
+        """
+        step = self.global_step
+        self.averaged.follow(self.network, min(self.average, step / (9 + step)))
         if self._pictures is None or not self.trainer.is_global_zero:
             return
         if time.monotonic() - self._pictured_at < PICTURE_EVERY:

@@ -41,7 +41,7 @@ from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.self_distillation import Centre, PrototypeHead, ViewTransformer, view_cross_entropy
 from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, no_loss
 from pinakes.papers.self_supervised.transformer import check_counts, check_width
-from pinakes.papers.self_supervised.views import Following, FromViews
+from pinakes.papers.self_supervised.views import Following, FromViews, check_patches
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
@@ -125,13 +125,8 @@ class ViTFromViews(Following, FromViews):
         Raises:
             UserError: If images cannot be cut into two patches or more.
         """
-        height, width = info.size
-        if height % self.patch or width % self.patch or height * width < 2 * self.patch**2:
-            raise UserError(
-                f"patch: images of {height}x{width} pixels cannot be cut into patches of {self.patch}; give another "
-                "patch or size"
-            )
-        self.encoder = ViewTransformer((height, width), self.patch, info.channels, self.embed_dim, self.depth)
+        check_patches(info.size, self.patch)
+        self.encoder = ViewTransformer(info.size, self.patch, info.channels, self.embed_dim, self.depth)
         self.teacher = MomentumCopy(self.encoder)
 
     def followed(self) -> list[tuple[MomentumCopy, nn.Module]]:

@@ -46,7 +46,7 @@ from pinakes.nn.masked_autoencoder import (
 from pinakes.nn.painting import shown_and_painted
 from pinakes.nn.projection import projection_head
 from pinakes.papers.self_supervised.transformer import TransformerLevels, check_counts, check_width
-from pinakes.papers.self_supervised.views import FromViews
+from pinakes.papers.self_supervised.views import FromViews, check_patches
 from pinakes.tasks.base import Batch, Prediction
 
 EQUATIONS = (
@@ -170,13 +170,8 @@ class HeuristicPreTraining(FromViews):
         Raises:
             UserError: If images cannot be cut into two patches or more, or there are no tags.
         """
-        height, width = info.size
-        if height % self.patch or width % self.patch or height * width < 2 * self.patch**2:
-            raise UserError(
-                f"patch: images of {height}x{width} pixels cannot be cut into patches of {self.patch}; give another "
-                "patch or size"
-            )
-        self.encoder = MaskedEncoder((height, width), self.patch, info.channels, self.embed_dim, self.depth)
+        check_patches(info.size, self.patch)
+        self.encoder = MaskedEncoder(info.size, self.patch, info.channels, self.embed_dim, self.depth)
         self.norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
         if self.tags_weight:
             if len(info.classes) < 2:

@@ -47,7 +47,7 @@ from pinakes.nn.masked_autoencoder import (
 )
 from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
 from pinakes.papers.self_supervised.transformer import TransformerLevels, check_counts, check_width
-from pinakes.papers.self_supervised.views import FromViews
+from pinakes.papers.self_supervised.views import FromViews, check_patches
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
@@ -204,14 +204,9 @@ class Starbucks(FromViews):
         Raises:
             UserError: If images cannot be cut into two patches or more.
         """
-        height, width = info.size
-        if height % self.patch or width % self.patch or height * width < 2 * self.patch**2:
-            raise UserError(
-                f"patch: images of {height}x{width} pixels cannot be cut into patches of {self.patch}; give another "
-                "patch or size"
-            )
+        check_patches(info.size, self.patch)
         depth = self.sizes[-1][0]
-        self.encoder = MaskedEncoder((height, width), self.patch, info.channels, self.embed_dim, depth)
+        self.encoder = MaskedEncoder(info.size, self.patch, info.channels, self.embed_dim, depth)
         self.norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
         if self.pretraining:
             self.painter = LadderPainter(self.encoder, info.channels)

@@ -188,6 +188,24 @@ def of_two_views(
     return first, second
 
 
+def check_patches(size: tuple[int, int], patch: int) -> None:
+    """Makes sure that images can be cut into two patches or more.
+
+    Args:
+        size: Height and width of the images in pixels.
+        patch: Side of a patch in pixels.
+
+    Raises:
+        UserError: If they cannot.
+    """
+    height, width = size
+    if height % patch or width % patch or height * width < 2 * patch**2:
+        raise UserError(
+            f"patch: images of {height}x{width} pixels cannot be cut into patches of {patch}; give another "
+            "patch or size"
+        )
+
+
 class Projecting(nn.Module):
     """An encoder with a head.
 
