@@ -253,7 +253,8 @@ class SparK(SelfSupervised):
     higher_is_better=True,
 )
 def sparse_beats_zeroed_pixels(lab: Lab) -> Trial:
-    """Made scenes of single objects; a residual network of 20 layers on both sides. The paper compares after fine-tuning."""
+    """Made scenes of single objects; a residual network of 20 layers on both sides. The paper compares after
+    fine-tuning."""
     return lab.duel(
         ours=SparK,
         baseline=lambda: SparK(sparse_convolution=False),
