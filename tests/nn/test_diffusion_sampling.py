@@ -6,8 +6,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pinakes.nn.diffusion_sampling import ancestral_path, ddim_path, inverted, spaced_steps
+from pinakes.nn.diffusion_sampling import (
+    ancestral_path,
+    ddim_path,
+    dpm_solver_path,
+    inverted,
+    spaced_steps,
+)
 from pinakes.nn.gaussian_diffusion import alpha_bar_schedule
+from pinakes.nn.sample_quality import kernel_distance
 
 STEPS = 1000
 ALPHA_BAR = alpha_bar_schedule(STEPS)
@@ -75,6 +82,53 @@ def test_inversion_leads_back_to_the_image() -> None:
     again = ddim_path(best, noise, ALPHA_BAR.double(), steps)[-1]
     torch.testing.assert_close(again, images, atol=2e-3, rtol=0)
     assert noise.std().item() == pytest.approx(1, rel=0.25)
+
+
+def test_a_solver_of_second_order_needs_fewer_steps() -> None:
+    pytest.importorskip("diffusers")
+    noise = start(500)
+    # where the way along the same noise leads if its steps are small
+    true = ddim_path(best, noise, ALPHA_BAR.double(), spaced_steps(STEPS, STEPS))[-1]
+    coarse = ddim_path(best, noise, ALPHA_BAR.double(), spaced_steps(STEPS, 10))[-1]
+    solved = dpm_solver_path(best, noise, ALPHA_BAR, 10)
+    assert len(solved) == 11
+    assert (solved[-1] - true).square().mean() < 0.2 * (coarse - true).square().mean()
+
+
+CENTRES = torch.tensor([[-1.0, 0.5], [0.8, 0.8], [0.2, -0.9]], dtype=torch.float64)
+SPREAD = 0.15
+
+
+def best_for_the_mixture(noised: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The mean of x_0 given x_t, for data around three centres."""
+    kept = ALPHA_BAR.to(noised)[t][:, None]
+    variance = kept * SPREAD**2 + 1 - kept
+    off = noised[:, None] - kept.sqrt()[:, None] * CENTRES
+    share = (-off.square().sum(2) / (2 * variance)).softmax(1)
+    means = CENTRES + (kept.sqrt() * SPREAD**2 / variance)[:, None] * off
+    return (share[:, :, None] * means).sum(1)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm"])
+def test_samples_of_a_mixture_lie_around_its_centres(sampler: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(3000, 2, generator=generator, dtype=torch.float64)
+    if sampler == "dpm":
+        pytest.importorskip("diffusers")
+        found = dpm_solver_path(best_for_the_mixture, noise, ALPHA_BAR, 50)[-1]
+    elif sampler == "ddim":
+        found = ddim_path(best_for_the_mixture, noise, ALPHA_BAR.double(), spaced_steps(STEPS, 200))[-1]
+    else:
+        steps = spaced_steps(STEPS, 200)
+        found = ancestral_path(best_for_the_mixture, noise, ALPHA_BAR.double(), steps, drawn(noise))[-1]
+    nearest = torch.cdist(found, CENTRES).min(1)
+    share = nearest.indices.bincount(minlength=3) / len(found)
+    # four standard errors of a third of 3000
+    torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.035, rtol=0)
+    true = CENTRES[torch.randint(3, (3000,), generator=generator)]
+    true = true + SPREAD * torch.randn(3000, 2, generator=generator, dtype=torch.float64)
+    assert abs(kernel_distance(true, found)) < 0.01
+    assert nearest.values.square().mean().sqrt().item() == pytest.approx(SPREAD * 2**0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("count", [0, STEPS + 1])

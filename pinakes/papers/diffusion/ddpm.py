@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.diffusion.base import Diffusion
+from pinakes.papers.diffusion.base import CLAIM_DATA, CLAIM_PLAN, CLAIMED, Diffusion
 
 EQUATIONS = (
     ("Equation 4", r"x_t = \sqrt{\bar\alpha_t} \, x_0 + \sqrt{1 - \bar\alpha_t} \, \epsilon"),
@@ -70,14 +70,6 @@ class DDPM(Diffusion):
     def weight(self, t: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The same for all, or that of the variational bound."""
         return super().weight(t) if self.simple else bound_weights(self.alpha_bar)[t - 1]
-
-
-CLAIM_DATA = "digits?size=16&n=1500"
-"""Handwritten digits."""
-CLAIMED: dict[str, Any] = {"n_channels": 16, "ch_mults": (1, 2), "sampling_steps": 25}
-"""The network of claims, and how often it is asked for one image."""
-CLAIM_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}
-"""How long networks learn in claims."""
 
 
 @claim(
