@@ -40,8 +40,10 @@ from torch.nn import functional
 from pinakes import tasks
 from pinakes.data import load_data
 from pinakes.data.base import DataInfo
+from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
+from pinakes.lab.fitted_once import fitted_once
 from pinakes.nn.masked_autoencoder import (
     HEAD_WIDTH,
     MaskedEncoder,
@@ -310,7 +312,7 @@ def _pairs(seed: int) -> tuple[Any, Batch]:
 
 def _pretrained(lab: Lab, method: Pretrained, seed: int) -> Pretrained:
     plan = {**PAIRS_PLAN, "steps": 2} if lab.quick else PAIRS_PLAN
-    return method.fit(_pairs(seed)[0], seed=seed, device=str(lab.device), **plan)
+    return fitted_once(method, _pairs(seed)[0], TrainingPlan(seed=seed, device=str(lab.device), **plan))
 
 
 @claim(
@@ -377,7 +379,7 @@ def second_view_tells_what_is_hidden(lab: Lab) -> Trial:
     other scenes in the place of the second ones."""
 
     def error(method: CroCo, seed: int, shift: int) -> float:
-        _pretrained(lab, method, seed)
+        method = _pretrained(lab, method, seed)
         test = _pairs(seed)[1]
         noise = torch.rand(
             len(test["image"]), method.encoder.patches, generator=torch.Generator().manual_seed(seed)
