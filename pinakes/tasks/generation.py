@@ -221,7 +221,7 @@ class Generation(Task):
     prediction = {
         "sample": Field("new images", "batch channels height width", low=0.0, high=1.0),
         "label": Field("the class that each was to have", dtype=torch.int64, low=0, optional=True),
-        "path": Field(
+        "stages": Field(
             "how each came to be, from noise to the image",
             "batch stages channels height width",
             optional=True,
@@ -339,8 +339,8 @@ class Generation(Task):
         panels = [Panel(to_pixels(prediction["sample"]), "sample")]
         if "nearest" in prediction:
             panels.append(prediction["nearest"].panel())
-        if "path" in prediction:
-            path = prediction["path"]
+        if "stages" in prediction:
+            path = prediction["stages"]
             chosen = torch.linspace(0, len(path) - 1, min(STAGES_SHOWN, len(path))).long().tolist()
             panels.append(Panel(to_pixels(torch.cat([path[stage] for stage in chosen], dim=2)), "from noise"))
         return panels

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import pinakes
+from pinakes import tasks
 from pinakes.errors import UserError
 from pinakes.method import Method
 from pinakes.report import predictions
@@ -123,3 +124,8 @@ def test_an_image_that_fails_between_tiles_leaves_no_half_map(
     with pytest.raises(KeyboardInterrupt):
         write_predictions(detector, image, tmp_path / "out", tile=32, overlap=0, batch_size=1)
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_no_prediction_has_the_name_of_what_a_line_says_besides() -> None:
+    for name in tasks.names():
+        assert not {"path", "picture"} & set(tasks.get(name).prediction)

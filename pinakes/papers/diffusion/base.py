@@ -282,8 +282,8 @@ class MakesImages(Denoiser):
         generators = [torch.Generator().manual_seed(mix(seed, place)) for place in range(first, first + n)]
         like = torch.empty(n, *self.shape(self.info), device=self.device)
         path = self.path(drawn_like(like, generators), told, generators)
-        stages = [self.decode(each).clamp(0, 1) for each in _stages(path)]
-        found: Prediction = {"sample": stages[-1], "path": torch.stack(stages, dim=1)}
+        stages = [self.decode(each).clamp(0, 1) for each in stages_of(path)]
+        found: Prediction = {"sample": stages[-1], "stages": torch.stack(stages, dim=1)}
         return found | ({"label": told} if told is not None and (told >= 0).all() else {})
 
     def _told(self, n: int, labels: Tensor | None) -> Tensor | None:
@@ -478,7 +478,7 @@ def drawn_like(
     return torch.stack([torch.randn(like.shape[1:], generator=each) for each in generators]).to(like)
 
 
-def _stages(path: Sequence[Tensor]) -> list[Tensor]:
+def stages_of(path: Sequence[Tensor]) -> list[Tensor]:
     """Some of a path from noise, the last one among them."""
     places = torch.linspace(0, len(path) - 1, min(STAGES, len(path))).long().tolist()
     return [path[place] for place in places]
