@@ -10,7 +10,8 @@ way may start there, and most of its steps are left out.
 What the code follows:
 
 - Equation 12, `come_closer_path`: the first estimate with the noise of step N' = t_0 N; `late_steps` from there.
-- Equations 13 and 14: steps of DDPM, or of DDIM, each followed by `consistent`, x <- A x + b with A = I - P.
+- Equation 13: steps of DDPM, or of DDIM.
+- Equation 14, `consistent`: each is followed by x <- A x + b, with A = I - P.
 - Equation 15: A must bring no two images farther apart. `FewerPixels`, `KnownPixels` and `KnownColumns` each give P, an
   orthogonal projection, for super-resolution, inpainting and magnetic resonance.
 

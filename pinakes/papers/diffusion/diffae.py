@@ -356,7 +356,7 @@ class DiffAE(Diffusion):
 
     Example:
         >>> method = DiffAE(n_channels=8, ch_mults=(1, 2), d=4, sampling_steps=2)
-        >>> method = method.fit("digits?size=8&n=20", steps=1, batch_size=4)
+        >>> method = method.fit("digits?size=8&n=20&channels=1", steps=1, batch_size=4)
         >>> image = torch.rand(2, 1, 8, 8)
         >>> codes = method.codes(image)
         >>> codes.semantic.shape, method.images(codes).shape

@@ -227,11 +227,20 @@ class MultinomialDiffusion(MakesImages):
         )[0]
 
     def bound(
-        self, image: Float[Tensor, "batch channels height width"], draws: int = DRAWS
+        self,
+        image: Float[Tensor, "batch channels height width"],
+        label: Int[Tensor, " batch"] | None = None,
+        draws: int = DRAWS,
     ) -> Float[Tensor, " batch"]:
-        """`bits_per_dimension` of images in [0, 1], of any class; draws from torch's generator."""
-        free = self._told(len(image), None)
-        return bits_per_dimension(self.foretold(free), self.encode(image), self.schedule, self.levels, draws)
+        """`bits_per_dimension` of images, with draws from torch's generator.
+
+        Args:
+            image: In [0, 1].
+            label: The class of each, where classes are told; None for any.
+            draws: How many steps are looked at for each.
+        """
+        foretell = self.foretold(self._told(len(image), label))
+        return bits_per_dimension(foretell, self.encode(image), self.schedule, self.levels, draws)
 
 
 # -- the claim: classes of pixels, and what is not made for them -------------------------------------------------

@@ -39,10 +39,10 @@ from pinakes.tasks.base import Batch
 EQUATIONS = (
     (
         "Equation 8",
+        r"x_{t-1} = m \odot x_{t-1}^{known} + (1 - m) \odot x_{t-1}^{unknown}, \quad "
         r"x_{t-1}^{known} \sim \mathcal{N}(\sqrt{\bar\alpha_{t-1}} \, x_0, (1 - \bar\alpha_{t-1}) I), \quad "
         r"x_{t-1}^{unknown} \sim \mathcal{N}(\mu_\theta(x_t, t), \Sigma_\theta(x_t, t))",
     ),
-    ("Equation 8", r"x_{t-1} = m \odot x_{t-1}^{known} + (1 - m) \odot x_{t-1}^{unknown}"),
     ("Algorithm 1", r"x_t \sim \mathcal{N}(\sqrt{1 - \beta_{t-1}} \, x_{t-1}, \beta_{t-1} I)"),
 )
 """The equations above in LaTeX, for the documentation; a label opens an item of the list. m is 1 where pixels are

@@ -213,7 +213,9 @@ def test_a_picture_can_be_made_before_codes_are_learnt(
     monkeypatch.setattr("pinakes.papers.diffusion.base.PICTURE_EVERY", 0.0)
     DiffAE(**SMALL).fit("digits?size=8&n=40&channels=1", steps=1, batch_size=8, out=tmp_path)  # type: ignore[arg-type]
     assert [each.name for each in (tmp_path / "pictures").iterdir()] == ["step-0000001.png"]
-    assert pinakes.load(tmp_path).makes_codes
+    again = pinakes.load(tmp_path)
+    assert again.makes_codes
+    assert again.steps_taken == 1
 
 
 def test_images_out_of_range_are_refused_by_name() -> None:

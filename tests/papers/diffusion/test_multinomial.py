@@ -131,7 +131,7 @@ def test_samples_are_levels_and_the_same_seed_gives_the_same_ones() -> None:
 def test_the_bound_of_images_is_about_all_their_bits_before_training() -> None:
     torch.manual_seed(0)
     image = torch.rand(4, 1, 8, 8)
-    found = small(levels=8).bound(image)
+    found = small(levels=8).bound(image, torch.tensor([0, 1, 1, -1]))
     assert found.shape == (4,)
     assert (found > 2).all()
     assert (found < 4).all()
