@@ -15,7 +15,8 @@ What the code follows:
 - Equation 15: A must bring no two images farther apart. `FewerPixels`, `KnownPixels` and `KnownColumns` each give P, an
   orthogonal projection, for super-resolution, inpainting and magnetic resonance.
 
-b has the noise of the step that is gone to, as the same authors add it in github.com/HJ-harry/MCG_diffusion.
+The measurement in b gets noise too, as the same authors add it in github.com/HJ-harry/MCG_diffusion; here it is that of
+the step that is gone to.
 
 Differences from the paper: a small network that is trained here; the first estimate is the degraded image itself, not
 what another network made of it (`come_closer_path` takes any); the projection of super-resolution is the exact one for
