@@ -110,7 +110,7 @@ def read_paper(paper: Paper) -> PaperText:
     path = Path(spec.origin)
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
-    equations = dict(_equations(tree))
+    equations = _equations(tree)
     sections = _sections(_blocks(ast.get_docstring(tree) or "", equations))
     placed = {text for block in sections["equations"] for text in block.texts}
     return PaperText(
@@ -119,7 +119,7 @@ def read_paper(paper: Paper) -> PaperText:
         sections=sections,
         names=tuple(_names(tree)),
         claims=tuple(_claims(tree)),
-        unplaced=tuple(label for label in equations if not any(text.startswith(label) for text in placed)),
+        unplaced=tuple(label for label, _ in equations if not any(text.startswith(label) for text in placed)),
     )
 
 
@@ -145,7 +145,7 @@ def first_sentence(docstring: str) -> str:
     return re.split(r"(?<=[.:]) (?=[A-Z])", paragraph)[0].rstrip(":")
 
 
-def _blocks(docstring: str, equations: dict[str, str]) -> list[Block]:
+def _blocks(docstring: str, equations: list[tuple[str, str]]) -> list[Block]:
     blocks = []
     for paragraph in docstring.split("\n\n")[1:]:
         if not paragraph.startswith("- "):
@@ -153,8 +153,7 @@ def _blocks(docstring: str, equations: dict[str, str]) -> list[Block]:
             continue
         items = tuple(" ".join(item.split()) for item in re.split(r"^- ", paragraph, flags=re.MULTILINE)[1:])
         found = tuple(
-            "".join(mathml(latex) for label, latex in equations.items() if item.startswith(label))
-            for item in items
+            "".join(mathml(latex) for label, latex in equations if item.startswith(label)) for item in items
         )
         blocks.append(Block(items, True, found))
     return blocks
