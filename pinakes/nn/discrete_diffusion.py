@@ -240,7 +240,8 @@ def mean_posterior(
     """The mean of q(x_s | x_t, x_0) over chances of x_0: the sum, over all categories, of each one's posterior.
 
     It is the same as `posterior` where x_0 is known; where not, this is p(x_s | x_t) for the right chances of x_0 given
-    x_t, and leads to these themselves for s = 0.
+    x_t, and leads to these themselves for s = 0. Categories from which x_t cannot come, as all others where nothing is
+    replaced and x_t is no mask, are left out of the chances.
 
     Args:
         noised: x_t.
@@ -251,7 +252,11 @@ def mean_posterior(
     Source: Gu et al., equation 11.
     """
     seen = likelihood(noised, _joined(until, between), clean.shape[1])
-    weighted = torch.where(seen > 0, clean / seen.clamp(min=LEAST), 0.0)
+    possible = torch.where(seen > 0, clean, 0.0)
+    total = possible.sum(1, keepdim=True)
+    # where all that is held possible is not, all that is possible is as likely
+    possible = torch.where(total > 0, possible / total.clamp(min=LEAST), (seen > 0).float())
+    weighted = torch.where(seen > 0, possible / seen.clamp(min=LEAST), 0.0)
     return likelihood(noised, between, clean.shape[1]) * changed(weighted, until)
 
 

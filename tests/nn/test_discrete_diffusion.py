@@ -143,6 +143,18 @@ def test_the_mean_leads_to_the_chances_themselves_in_the_end() -> None:
     torch.testing.assert_close(found, clean)
 
 
+def test_a_token_that_cannot_have_been_replaced_is_what_it_was() -> None:
+    schedule = SCHEDULES["mask only"]
+    noised = torch.tensor([[2, 1, REAL]])
+    clean = torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0])[None, :, None].expand(1, REAL + 1, 3)
+    s, t = torch.tensor([2]), torch.tensor([4])
+    found = mean_posterior(noised, clean, schedule.until(s), schedule.between(s, t))
+    # a mask of step 4 was one at step 2 already with a chance of a half
+    torch.testing.assert_close(found[0, :, 0], one_hot(noised, REAL + 1)[0, :, 0])
+    torch.testing.assert_close(found[0, :, 1], one_hot(noised, REAL + 1)[0, :, 1])
+    torch.testing.assert_close(found[0, :, 2], torch.tensor([0.25, 0.25, 0.0, 0.0, 0.5]))
+
+
 def test_steps_may_differ_between_samples_and_places_may_have_any_form(schedule: CategoricalSchedule) -> None:
     classes = count(schedule)
     s, t = torch.tensor([0, 1, 3]), torch.tensor([2, 4, 5])

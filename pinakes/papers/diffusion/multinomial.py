@@ -248,7 +248,8 @@ class MultinomialDiffusion(MakesImages):
 MAPS = "scenes:segmentation?size=16&n=1000"
 """Scenes, of which only the maps of the classes count."""
 MAPS_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}
-MAPS_MODEL: dict[str, Any] = {"n_channels": 16, "ch_mults": (1, 2)}
+MAPS_MODEL: dict[str, Any] = {"n_channels": 16, "ch_mults": (1, 2), "T": 100}
+"""So few steps suit Gaussian noise better here: its first step is then no smaller than levels are told apart by."""
 
 
 class MapsAsImages(Dataset[Sample]):

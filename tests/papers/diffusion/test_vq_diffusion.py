@@ -121,6 +121,7 @@ def test_the_start_is_masks_only_or_none(mask_rate: float, share: float) -> None
     method = small(mask_rate=mask_rate)
     path = method.path(torch.empty(2, 4, 2), None, [torch.Generator(), torch.Generator()])
     assert (path[0] == 8).float().mean() == share
+    assert path[-1].max() < 8
 
 
 def test_the_same_seed_gives_the_same_images() -> None:
