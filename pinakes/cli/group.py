@@ -80,6 +80,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             hint = HOW_TO_CONTINUE.get(ctx.invoked_subcommand or "", "the same command starts again")
+            if not debugging():
+                # an object that was caught half made complains as it is thrown away, after our line
+                sys.unraisablehook = lambda complaint: None
             print_error(f"interrupted; {hint}")
             raise typer.Exit(INTERRUPTED) from interrupt
 

@@ -33,8 +33,9 @@ def outcome(error: BaseException, command: str = "fit") -> tuple[int, str]:
 
 
 @pytest.fixture(autouse=True)
-def _no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+def _as_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PINAKES_DEBUG", raising=False)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
 
 def test_user_error_is_one_line_and_2() -> None:
@@ -64,6 +65,32 @@ def test_interrupt_says_how_to_continue(command: str, hint: str) -> None:
     assert text.startswith("error: interrupted; ")
     assert hint in text
     assert text.count("\n") == 1
+
+
+HALF_MADE = """
+import typer
+from pinakes.cli.group import Commands
+
+class Loader:
+    def __init__(self):
+        raise KeyboardInterrupt
+        self.workers = []
+
+    def __del__(self):
+        self.workers.clear()
+
+app = typer.Typer(cls=Commands)
+app.callback()(lambda: None)
+app.command("compare")(lambda: Loader())
+app()
+"""
+
+
+def test_interrupt_is_one_line_though_something_was_half_made(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", HALF_MADE, "compare"]
+    found = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 130
+    assert found.stderr == "error: interrupted; the same command continues after the cells that are done\n"
 
 
 def _heed_interrupts() -> None:
