@@ -5,6 +5,7 @@ import functools
 import html
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,7 @@ class PaperText:
         sections: Blocks by section: "idea", "equations", "sources", "differences".
         names: Public functions and classes, in the order of the file.
         claims: The claims, in the order of the file.
-        unplaced: Labels of equations that open no item of a list.
+        unplaced: Labels of equations that no item of a list names.
     """
 
     path: str
@@ -112,14 +113,16 @@ def read_paper(paper: Paper) -> PaperText:
     tree = ast.parse(source)
     equations = _equations(tree)
     sections = _sections(_blocks(ast.get_docstring(tree) or "", equations))
-    placed = {text for block in sections["equations"] for text in block.texts}
+    lists = [block.texts for block in sections["equations"] if block.is_list]
     return PaperText(
         path=f"{paper.module.replace('.', '/')}.py",
         source=source,
         sections=sections,
         names=tuple(_names(tree)),
         claims=tuple(_claims(tree)),
-        unplaced=tuple(label for label, _ in equations if not any(text.startswith(label) for text in placed)),
+        unplaced=tuple(
+            label for label, _ in equations if all(_home(label, items) is None for items in lists)
+        ),
     )
 
 
@@ -152,11 +155,27 @@ def _blocks(docstring: str, equations: list[tuple[str, str]]) -> list[Block]:
             blocks.append(Block((" ".join(paragraph.split()),)))
             continue
         items = tuple(" ".join(item.split()) for item in re.split(r"^- ", paragraph, flags=re.MULTILINE)[1:])
+        home = {label: _home(label, items) for label, _ in equations}
         found = tuple(
-            "".join(mathml(latex) for label, latex in equations if item.startswith(label)) for item in items
+            "".join(mathml(latex) for label, latex in equations if home[label] == place)
+            for place in range(len(items))
         )
         blocks.append(Block(items, True, found))
     return blocks
+
+
+def _home(label: str, items: Sequence[str]) -> int | None:
+    """Which item an equation belongs to: the one that its label opens, or else the first one that names it."""
+    opened = [place for place, item in enumerate(items) if item.startswith(label)]
+    named = re.compile(rf"(?<!\w){re.escape(_each_named(label))}(?!\w)", re.IGNORECASE)
+    return next(
+        iter(opened + [place for place, item in enumerate(items) if named.search(_each_named(item))]), None
+    )
+
+
+def _each_named(text: str) -> str:
+    """Text in which "equations 1 and 2" reads "equation 1 and equation 2"."""
+    return re.sub(r"([Ee]quation)s (\w+) and (\w+)", r"\1 \2 and \1 \3", text)
 
 
 def _sections(blocks: list[Block]) -> dict[str, list[Block]]:

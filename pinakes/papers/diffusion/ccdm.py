@@ -16,8 +16,8 @@ What the code follows:
 - The authors' code (github.com/LarsDoorenbos/ccdm-stochastic-segmentation): 250 steps; a drawn map has the class of
   each pixel that is most probable in the last step; one answer is the mean of the probabilities that the last steps of
   several draws foretell.
-- Experiments on LIDC, `generalised_energy_distance` and `hungarian_iou`: how near drawn maps are to those of several
-  people. As in the authors' code a set's distance to itself counts each map with itself, class 0 is background and does
+- Generalised energy distance, `generalised_energy_distance`, and `hungarian_iou`, of the experiments on LIDC: how near
+  drawn maps are to those of several people. As in the authors' code a set's distance to itself counts each map with itself, class 0 is background and does
   not count, and a class that neither map has counts as a full match; maps are repeated until both sets have as many.
 
 Differences from the paper: a small network, and a faster average of its weights, for short training; the loss is a mean

@@ -56,16 +56,16 @@ from pinakes.papers.diffusion.ddpm import DDPM
 
 EQUATIONS = (
     (
-        "Section 4, noise",
+        "Section 4",
         r"q(x_t | x_0) = \mathcal{C}\left( x_t \,|\, \bar\alpha_t x_0 + (1 - \bar\alpha_t) / K \right)",
     ),
     (
-        "Posterior",
+        "Section 4",
         r"q(x_{t-1} | x_t, x_0) \propto \left[ \alpha_t x_t + (1 - \alpha_t) / K \right] \odot "
         r"\left[ \bar\alpha_{t-1} x_0 + (1 - \bar\alpha_{t-1}) / K \right]",
     ),
     (
-        "Loss",
+        "Section 4",
         r"L_{t-1} = KL\left( \mathcal{C}(\theta_{post}(x_t, x_0)) \,\|\, "
         r"\mathcal{C}(\theta_{post}(x_t, \hat{x}_0)) \right)",
     ),

@@ -50,7 +50,7 @@ from pinakes.papers.self_supervised.ibot import IBOT
 
 EQUATIONS = (
     ('Section 4, "Image-level objective"', r"L_{\mathrm{DINO}} = -\sum p_t \log p_s"),
-    ('Section 4, "Patch-level objective"', r"L_{\mathrm{iBOT}} = -\sum_i p_{t,i} \log p_{s,i}"),
+    ('"Patch-level objective"', r"L_{\mathrm{iBOT}} = -\sum_i p_{t,i} \log p_{s,i}"),
     (
         'Section 4, "KoLeo regularizer"',
         r"L_{\mathrm{koleo}} = -\frac{1}{n} \sum_{i=1}^{n} \log d_{n,i}, \quad "

@@ -50,7 +50,10 @@ from pinakes.papers.self_supervised.views import FromViews, check_patches
 from pinakes.tasks.base import Batch, Prediction
 
 EQUATIONS = (
-    ("The sum of the tasks", r"L = w_t L_{\mathrm{tags}} + w_m L_{\mathrm{MIM}} + w_c L_{\mathrm{con}}"),
+    (
+        "The abstract's three tasks",
+        r"L = w_t L_{\mathrm{tags}} + w_m L_{\mathrm{MIM}} + w_c L_{\mathrm{con}}",
+    ),
     (
         "Multi-label classification",
         r"L_{\mathrm{tags}} = -\frac{1}{C} \sum_{c=1}^{C} y_c \log \sigma(s_c) + (1 - y_c) \log (1 - \sigma(s_c))",

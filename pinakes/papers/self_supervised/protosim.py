@@ -11,7 +11,8 @@ What the code follows:
   becomes their mean, weighted by a softmax with Gumbel noise: almost one of them.
 - `PrototypeEncoder`: a transformer block of a single head behind it, whose first token is the description.
 - `pinakes.nn.self_distillation`: head, centring and loss of DINO.
-- `ProtoSim.prototype_shares`, `pinakes.nn.prototype_usage`: how often images select each prototype.
+- `ProtoSim.prototype_shares`, `pinakes.nn.prototype_usage`: how often images select each prototype, and
+  its specificity to one of two sets of images.
 
 Details are those of github.com/Nanne/ProtoSim: only prototypes, last block and head are trained, while the network in
 front of them, trained before by DINO, stays as it is; dot products are taken of normalised tokens; the temperature is
@@ -49,11 +50,11 @@ from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
     (
-        "Assignment",
+        "`prototype_logits`",
         r"a_{ij} = \frac{\exp((x_i^\top p_j + g_j) / \tau)}{\sum_k \exp((x_i^\top p_k + g_k) / \tau)}, \quad "
         r"g_j = -\log(-\log u_j), \; u_j \sim \mathcal{U}(0, 1)",
     ),
-    ("Assignment", r"x_i \leftarrow \sum_j a_{ij} \, p_j"),
+    ("`prototype_logits`", r"x_i \leftarrow \sum_j a_{ij} \, p_j"),
     ("Specificity", r"s_j = \frac{u_j^A - u_j^B}{u_j^A + u_j^B}"),
 )
 """The equations above in LaTeX, for the documentation; a label opens an item of the list. Prototype j takes the shares

@@ -45,8 +45,8 @@ from pinakes.scenes.labels.attributes import ATTRIBUTES, SHAPE_ATTRIBUTES
 from pinakes.tasks.base import Batch
 
 EQUATIONS = (
-    ("The recipe of DINOv2", r"L = L_{\mathrm{DINO}} + L_{\mathrm{iBOT}} + 0.1 \, L_{\mathrm{koleo}}"),
-    ("Where it starts", r"\theta_s = \theta_t = \theta_{\mathrm{photographs}}"),
+    ("The recipe", r"L = L_{\mathrm{DINO}} + L_{\mathrm{iBOT}} + 0.1 \, L_{\mathrm{koleo}}"),
+    ("`begin_with`", r"\theta_s = \theta_t = \theta_{\mathrm{photographs}}"),
 )
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 

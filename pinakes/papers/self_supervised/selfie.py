@@ -53,7 +53,10 @@ from pinakes.tasks.base import Prediction
 EQUATIONS = (
     ("Attention pooling", r"u, h'_1, \dots, h'_n = \mathrm{TransformerLayers}(u_0, h_1, \dots, h_n)"),
     ("Attention pooling", r"v_m = u + e^{row}_m + e^{column}_m"),
-    ("Loss", r"L = -\sum_{m \in M} \log \frac{\exp(v_m \cdot h_m)}{\sum_{k \in M} \exp(v_m \cdot h_k)}"),
+    (
+        "`patch_selection_loss`",
+        r"L = -\sum_{m \in M} \log \frac{\exp(v_m \cdot h_m)}{\sum_{k \in M} \exp(v_m \cdot h_k)}",
+    ),
 )
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 

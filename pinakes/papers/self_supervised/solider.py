@@ -53,7 +53,7 @@ EQUATIONS = (
         r"L_{sm} = -\frac{1}{N} \sum_{i=1}^{N} \log p_{y_i}(u_i), \quad "
         r"y_i \in \{0 \text{ (background)}, 1, \dots, K \text{ (from the top)}\}",
     ),
-    ("The sum", r"L = L_{\mathrm{DINO}} + \lambda L_{sm}, \quad \lambda \in \{0, 1\}"),
+    ("In training", r"L = L_{\mathrm{DINO}} + \lambda L_{sm}, \quad \lambda \in \{0, 1\}"),
 )
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 
