@@ -27,6 +27,7 @@ from pinakes.cli.parameters import (
     Workers,
     pixels,
 )
+from pinakes.cli.usage import use_of
 
 
 def register(app: typer.Typer) -> None:
@@ -121,4 +122,4 @@ def fit(
     run, words = shlex.quote(str(folder)), shlex.quote(data)
     if loaded.test is not None:
         note(f"judge it:  pinakes evaluate {run} --data {words}")
-    note(f"use it:    pinakes predict {run} IMAGES")
+    note(f"use it:    {use_of(kind.task_name, folder)}")

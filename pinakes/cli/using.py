@@ -16,6 +16,8 @@ from pinakes.cli.console import (
     shows_progress,
 )
 from pinakes.cli.parameters import LOADERS, AsJson, BatchSize, Data, Device, Run, SkipBad, Workers
+from pinakes.cli.usage import INSTEAD, use_of
+from pinakes.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -95,6 +97,9 @@ def predict(
 
     with kept_clear():
         method = pinakes.load(run, device=device)
+        name = method.task.name
+        if name in INSTEAD:
+            raise UserError(f"run: a method for {name} cannot answer images alone; use {use_of(name, run)}")
         written = write_predictions(
             method,
             inputs,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -25,7 +26,7 @@ from pinakes.errors import UserError
 from pinakes.method import Method
 from pinakes.report.maps import MapFiles, from_afar
 from pinakes.report.pictures import strip
-from pinakes.tasks.base import Field, Prediction, unbatch
+from pinakes.tasks.base import IMAGE, Field, Prediction, to_pixels, unbatch
 
 FILE = "predictions.jsonl"
 PICTURES = "pictures"
@@ -69,8 +70,9 @@ def write_predictions(
     """Predicts image files and writes what the method says of each, in memory that does not grow with their number.
 
     `predictions.jsonl` has one object an image: its `path`, every value of the prediction, and `picture`. Values for
-    each class are an object by the names of the classes. Values that are stated for each pixel lie in `NAME/*.npy` as
-    the method gives them (float32), and the object holds the path. All paths of files written are relative to `out`.
+    each class are an object by the names of the classes. Images, such as restored ones, lie in `NAME/*.png`; other
+    values that are stated for each pixel lie in `NAME/*.npy` as the method gives them (float32). The object holds the
+    path. All paths of files written are relative to `out`.
     The pictures, `pictures/*.png`, show the task's panels.
 
     With `tile`, each image is cut as `pinakes.engine.tiling` says, and its maps have its own resolution: `NAME/*.npy`
@@ -227,6 +229,13 @@ def _draw(method: Method, answer: _Answer, scale: Any, path: Path) -> None:
     strip(shown).save(path)
 
 
+def _is_image(stated: Field, value: Tensor) -> bool:
+    """Whether a value is grey or coloured, between black and white."""
+    return (
+        stated.dimensions == IMAGE.dimensions and (stated.low, stated.high) == (0, 1) and len(value) in {1, 3}
+    )
+
+
 def _values(folder: Path, method: Method, name: str, answer: _Answer) -> dict[str, Any]:
     """The prediction as JSON, values of classes by their names; a value for each pixel goes to a file, whose path
     stands for it."""
@@ -237,7 +246,10 @@ def _values(folder: Path, method: Method, name: str, answer: _Answer) -> dict[st
             values[key] = value
         elif {"height", "width"} <= set(stated.dimensions):
             path = answer.maps.get(key)
-            if path is None:
+            if path is None and _is_image(stated, value):
+                path = _place(folder, key, name, ".png")
+                Image.fromarray(to_pixels(value)).save(path)
+            elif path is None:
                 path = _map_place(folder, name, key)
                 np.save(path, value.numpy())
             values[key] = path.relative_to(folder).as_posix()

@@ -56,6 +56,14 @@ def test_a_run_that_makes_no_images_is_refused(
     assert "makes no images" in " ".join(result.output.split())
 
 
+def test_predict_names_the_command_for_runs_that_make_images(
+    pinakes_command: Command, run: Path, tmp_path: Path
+) -> None:
+    result = pinakes_command(f"predict {run} {write_image(tmp_path / 'a.png')} --out {tmp_path / 'found'}")
+    assert result.exit_code == 2
+    assert f"use pinakes sample {run} --out DIR" in " ".join(result.output.split())
+
+
 def test_a_class_is_refused_by_a_method_that_is_told_none(pinakes_command: Command, tmp_path: Path) -> None:
     options = {"n_channels": 8, "ch_mults": (1,), "sampling_steps": 2, "classes": False}
     pinakes.create("ddpm", **options).fit("digits?n=40&size=8", steps=1, batch_size=8, out=tmp_path / "run")

@@ -52,6 +52,16 @@ def test_what_is_written_does_not_depend_on_batch_size_or_on_what_is_held(
     assert scores[0] == pytest.approx(detector.predict(images)["score"].tolist(), rel=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_restored_images_are_pictures(channels: int, tmp_path: Path) -> None:
+    method = pinakes.create("sr3", n_channels=8, ch_mults=(1,), sampling_steps=2)
+    method.fit(f"digits?n=40&size=8&channels={channels}", steps=1, batch_size=8)
+    written = write_predictions(method, write_images(tmp_path, ["x.png"]), tmp_path / "out")
+    (line,) = lines_of(written.file)
+    assert line["restored"] == "restored/x.png"
+    assert Image.open(written.folder / "restored" / "x.png").size == (8, 8)
+
+
 def test_bad_file_stops_it_before_anything_is_written(detector: Method, tmp_path: Path) -> None:
     images = write_images(tmp_path, ["a.png"])
     (tmp_path / "b.png").write_bytes(b"")
