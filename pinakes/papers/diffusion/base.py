@@ -51,8 +51,10 @@ WARM_UP = 100
 HIDDEN = 0.1
 """Share of the images whose class is left out in training, where guidance needs it."""
 
-CLAIM_DATA = "digits?size=16&n=1500"
-"""Handwritten digits."""
+CLAIM_DATA = "digits?size=8&channels=1&n=1500"
+"""Handwritten digits, as large as they were recorded."""
+LARGE_CLAIM_DATA = "digits?size=16&n=1500"
+"""The same brought to 16 pixels, for what needs more room."""
 CLAIMED: dict[str, Any] = {"n_channels": 16, "ch_mults": (1, 2), "sampling_steps": 25}
 """The network of claims, and how often it is asked for one image."""
 CLAIM_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}

@@ -336,8 +336,8 @@ class BitDiffusion(Diffusion):
     higher_is_better=False,
 )
 def showing_the_last_estimate_helps(lab: Lab) -> Trial:
-    """Digits of 16 pixels in 16 shades, four bits for each of three channels; FID by the features of the embedded
-    network. A step of ours takes about a quarter longer; the network is asked equally often for a sample.
+    """Digits of 8 pixels in 16 shades, which are four bits; FID by the features of the embedded network. A step of ours
+    takes about a quarter longer; the network is asked equally often for a sample.
     """
     return lab.duel(
         ours=lambda: BitDiffusion(**FEW_BITS),

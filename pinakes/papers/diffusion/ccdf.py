@@ -297,9 +297,9 @@ class CCDF(Prior):
         return FewerPixels((height, width), FACTORS[self.measurement])
 
 
-WHOLE = CLAIMED | {"sampling_steps": 100, "t0": 1.0}
+WHOLE = CLAIMED | {"measurement": "downsample2", "sampling_steps": 100, "t0": 1.0}
 """The whole way from noise, with as many questions to the network as steps."""
-ENLARGED = f"{CLAIM_DATA}&degradation=downsample4"
+ENLARGED = f"{CLAIM_DATA}&degradation=downsample2"
 
 
 @claim(
@@ -309,7 +309,7 @@ ENLARGED = f"{CLAIM_DATA}&degradation=downsample4"
     higher_is_better=True,
 )
 def starting_late_beats_the_whole_way(lab: Lab) -> Trial:
-    """Digits of 4 pixels brought to 16, with 20 steps against 100; both sides train the same network in the same way,
+    """Digits of 4 pixels brought to 8, with 20 steps against 100; both sides train the same network in the same way,
     and every step is followed by the same projection."""
     return lab.duel(
         ours=lambda: CCDF(**WHOLE | {"t0": 0.2}),

@@ -17,8 +17,9 @@ What the code follows:
   each pixel that is most probable in the last step; one answer is the mean of the probabilities that the last steps of
   several draws foretell.
 - Generalised energy distance, `generalised_energy_distance`, and `hungarian_iou`, of the experiments on LIDC: how near
-  drawn maps are to those of several people. As in the authors' code a set's distance to itself counts each map with itself, class 0 is background and does
-  not count, and a class that neither map has counts as a full match; maps are repeated until both sets have as many.
+  drawn maps are to those of several people. As in the authors' code a set's distance to itself counts each map with
+  itself, class 0 is background and does not count, and a class that neither map has counts as a full match; maps are
+  repeated until both sets have as many.
 
 Differences from the paper: a small network, and a faster average of its weights, for short training; the loss is a mean
 of pixels, not their sum; pixels without a class have random ones and do not count; maps are drawn in fewer steps than

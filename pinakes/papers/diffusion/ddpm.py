@@ -79,7 +79,7 @@ class DDPM(Diffusion):
     higher_is_better=False,
 )
 def counting_alike_beats_the_bound(lab: Lab) -> Trial:
-    """Digits of 16 pixels; FID by the features of the embedded network."""
+    """Digits of 8 pixels; FID by the features of the embedded network."""
     return lab.duel(
         ours=lambda: DDPM(**CLAIMED),
         baseline=lambda: DDPM(simple=False, **CLAIMED),

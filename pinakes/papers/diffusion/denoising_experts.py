@@ -232,7 +232,7 @@ class DenoisingExperts(Diffusion):
     higher_is_better=False,
 )
 def four_experts_beat_one_network(lab: Lab) -> Trial:
-    """Digits of 16 pixels, half again as many steps as usual; FID by the features of the embedded network."""
+    """Digits of 8 pixels, half again as many steps as usual; FID by the features of the embedded network."""
     return lab.duel(
         ours=lambda: DenoisingExperts(experts=4, **CLAIMED),
         baseline=lambda: DenoisingExperts(experts=1, **CLAIMED),

@@ -48,9 +48,9 @@ from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.probes import fitted_classifier
 from pinakes.nn.unet import ATTENTIVE, GROUPS, SelfAttention
 from pinakes.papers.diffusion.base import (
-    CLAIM_DATA,
     CLAIM_PLAN,
     CLAIMED,
+    LARGE_CLAIM_DATA,
     Diffusion,
     Foretold,
     as_clean,
@@ -718,7 +718,7 @@ class _PlainAutoencoder(DiffAE):
 
 def _fitted(lab: Lab, method: Diffusion, seed: int) -> tuple[Batch, Batch]:
     """Fits a method for a claim, and gives the samples that it learnt from and others, on its device."""
-    data = load_data(CLAIM_DATA, task=method.task, seed=seed)
+    data = load_data(LARGE_CLAIM_DATA, task=method.task, seed=seed)
     assert data.test is not None
     steps = 2 if lab.quick else CLAIM_PLAN["steps"]
     method.fit(data, **CLAIM_PLAN | {"steps": steps, "seed": seed, "device": str(lab.device)})

@@ -184,7 +184,7 @@ class DualOutput(Diffusion):
     higher_is_better=False,
 )
 def two_answers_beat_the_noise_alone(lab: Lab) -> Trial:
-    """Digits of 16 pixels; FID by the features of the embedded network."""
+    """Digits of 8 pixels; FID by the features of the embedded network."""
     return lab.duel(
         ours=lambda: DualOutput(**FEW),
         baseline=lambda: DDPM(**FEW),

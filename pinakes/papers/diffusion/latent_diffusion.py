@@ -610,8 +610,8 @@ def _said(
 
 
 CLAIMED: dict[str, Any] = {
-    "n_channels": 16,
-    "ch_mults": (1, 2, 2),
+    "n_channels": 32,
+    "ch_mults": (1, 2),
     "sampling_steps": 25,
     "autoencoder_steps": 200,
 }

@@ -110,7 +110,7 @@ class P2Weighting(Diffusion):
     higher_is_better=False,
 )
 def counting_weak_noise_less_helps(lab: Lab) -> Trial:
-    """Digits of 16 pixels; FID by the features of the embedded network. Samples are drawn with DDIM."""
+    """Digits of 8 pixels; FID by the features of the embedded network. Samples are drawn with DDIM."""
     return lab.duel(
         ours=lambda: P2Weighting(**CLAIMED),
         baseline=lambda: DDPM(**CLAIMED),

@@ -209,7 +209,7 @@ HALVES = f"{CLAIM_DATA}&holes=half"
     higher_is_better=False,
 )
 def resampling_beats_putting_the_known_part_in_place(lab: Lab) -> Trial:
-    """Digits of 16 pixels of which half is missing; both sides train the same network in the same way."""
+    """Digits of 8 pixels of which half is missing; both sides train the same network in the same way."""
     return lab.duel(
         ours=lambda: RePaint(**CLAIMED),
         baseline=lambda: RePaint(resamplings=1, **CLAIMED),

@@ -234,7 +234,7 @@ class Regressor(Restorer):
 
 
 REGRESSED = {name: value for name, value in CLAIMED.items() if name != "sampling_steps"}
-FEW_PIXELS = f"{CLAIM_DATA}&degradation=downsample8"
+FEW_PIXELS = f"{CLAIM_DATA}&degradation=downsample4"
 """Digits of which so little is left that several could have been meant."""
 
 
@@ -245,7 +245,7 @@ FEW_PIXELS = f"{CLAIM_DATA}&degradation=downsample8"
     higher_is_better=False,
 )
 def refinement_is_nearer_to_real_images(lab: Lab) -> Trial:
-    """Digits of 16 pixels a side, of which 2 are left; FID of the restored to the true images by the features of the
+    """Digits of 8 pixels a side, of which 2 are left; FID of the restored to the true images by the features of the
     embedded network.
     """
     return lab.duel(

@@ -59,7 +59,7 @@ from pinakes.nn.discrete_diffusion import (
     uniform_like,
 )
 from pinakes.nn.image_autoencoder import VQAutoencoder, code_vectors, train_autoencoder
-from pinakes.papers.diffusion.base import CLAIM_DATA, CLAIM_PLAN, MakesImages
+from pinakes.papers.diffusion.base import CLAIM_PLAN, LARGE_CLAIM_DATA, MakesImages
 from pinakes.tasks.base import Batch
 
 EQUATIONS = (
@@ -470,7 +470,7 @@ def some_replacement_beats_masks_only(lab: Lab) -> Trial:
     return lab.duel(
         ours=lambda: VQDiffusion(**CLAIMED_SIZE),
         baseline=lambda: VQDiffusion(mask_rate=1.0, **CLAIMED_SIZE),
-        data=CLAIM_DATA,
+        data=LARGE_CLAIM_DATA,
         metric="fid",
         **SHORT,
     )
@@ -487,7 +487,7 @@ def masks_beat_replacement_only(lab: Lab) -> Trial:
     return lab.duel(
         ours=lambda: VQDiffusion(**CLAIMED_SIZE),
         baseline=lambda: VQDiffusion(mask_rate=0.0, **CLAIMED_SIZE),
-        data=CLAIM_DATA,
+        data=LARGE_CLAIM_DATA,
         metric="fid",
         **SHORT,
     )

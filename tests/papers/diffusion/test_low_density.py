@@ -130,7 +130,7 @@ def test_samples_are_pushed_away_from_their_class_and_towards_real_images() -> N
 
 
 def test_a_sample_whose_class_is_not_asked_for_is_of_one_that_is_drawn() -> None:
-    method, told = small(), []
+    method, told = small(guidance=1.0), []
     method.averaged.network.register_forward_hook(lambda module, given, answer: told.append(given[2]))
     assert "label" not in method.generate(40, seed=0)
     assert set(told[0].tolist()) == {0, 1, 2}
