@@ -18,12 +18,21 @@ from docs.verdicts import MEANING, ORDER, ClaimView, chart, read_verdicts, views
 from pinakes import tasks
 from pinakes.catalogue import Paper, Shelf, shelves
 from pinakes.cli.entry import OptionEntry, read_options
+from pinakes.cli.usage import use_of
 from pinakes.lab import notation
 
 HERE = Path(docs.__file__).parent
 ROOT = HERE.parent
 PICTURES, EXAMPLES, TEMPLATES = HERE / "pictures", HERE / "examples", HERE / "templates"
 CLAIMS, BENCHMARKS = ROOT / "results" / "claims", ROOT / "results" / "bench"
+EXAMPLE_FILES = {
+    "IMAGES": "photo.png",
+    "IMAGE": "photo.png",
+    "MASK": "mask.png",
+    "FILE": "edited.png",
+    "DIR": "samples",
+}
+"""What stands for the words of a command line."""
 GUIDES = (
     ("guides/your-own-images.md", "Your own images"),
     ("guides/a-small-network.md", "A small network from a large one"),
@@ -86,6 +95,12 @@ class Entry:
     def example_data(self) -> str:
         """The data on which its commands run as they stand."""
         return self.paper.load().example_data or tasks.get(self.paper.task).default_data
+
+    @property
+    def use(self) -> str:
+        """The command that uses a fitted run, with names of files as an example."""
+        line = use_of(self.paper.task, f"runs/{self.paper.slug}")
+        return " ".join(EXAMPLE_FILES.get(word, word) for word in line.split())
 
 
 def catalogue_pages() -> dict[str, str]:

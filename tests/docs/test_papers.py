@@ -12,7 +12,7 @@ from pinakes.lab.verdict import judge
 
 pytest.importorskip("latex2mathml", reason="the extra docs is not installed: pip install -e '.[docs]'")
 
-from docs.pages import PICTURES
+from docs.pages import PICTURES, catalogue_pages
 from docs.papers import prose, read_paper
 from docs.verdicts import NOT_MEASURED, chart, read_verdicts, views
 
@@ -44,6 +44,16 @@ def test_a_paper_states_its_idea_and_every_equation_belongs_to_its_text(slug: st
     assert text.sections["idea"]
     assert text.names
     assert not text.unplaced
+
+
+def test_a_page_names_the_command_that_uses_a_run_of_its_task() -> None:
+    pages = catalogue_pages()
+    for page, command in {
+        "diffusion/ddpm": "pinakes sample runs/ddpm --out samples",
+        "diffusion/repaint": "pinakes edit runs/repaint photo.png --mask mask.png --out edited.png",
+        "anomaly/patchcore": "pinakes predict runs/patchcore photo.png",
+    }.items():
+        assert f"    {command}\n" in pages[f"papers/{page}.md"]
 
 
 def test_text_between_backticks_is_code_and_the_rest_is_taken_as_it_is() -> None:
