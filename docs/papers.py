@@ -85,7 +85,6 @@ class PaperText:
         sections: Blocks by section: "idea", "equations", "sources", "differences".
         names: Public functions and classes, in the order of the file.
         claims: The claims, in the order of the file.
-        unplaced: Labels of equations that no item of a list names.
     """
 
     path: str
@@ -93,7 +92,6 @@ class PaperText:
     sections: dict[str, list[Block]]
     names: tuple[PublicName, ...]
     claims: tuple[StatedClaim, ...]
-    unplaced: tuple[str, ...] = ()
 
 
 def read_paper(paper: Paper) -> PaperText:
@@ -111,18 +109,13 @@ def read_paper(paper: Paper) -> PaperText:
     path = Path(spec.origin)
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
-    equations = _equations(tree)
-    sections = _sections(_blocks(ast.get_docstring(tree) or "", equations))
-    lists = [block.texts for block in sections["equations"] if block.is_list]
+    sections = _sections(_blocks(ast.get_docstring(tree) or "", _equations(tree)))
     return PaperText(
         path=f"{paper.module.replace('.', '/')}.py",
         source=source,
         sections=sections,
         names=tuple(_names(tree)),
         claims=tuple(_claims(tree)),
-        unplaced=tuple(
-            label for label, _ in equations if all(_home(label, items) is None for items in lists)
-        ),
     )
 
 
@@ -149,28 +142,29 @@ def first_sentence(docstring: str) -> str:
 
 
 def _blocks(docstring: str, equations: list[tuple[str, str]]) -> list[Block]:
-    blocks = []
+    blocks, left = [], equations
     for paragraph in docstring.split("\n\n")[1:]:
         if not paragraph.startswith("- "):
             blocks.append(Block((" ".join(paragraph.split()),)))
             continue
         items = tuple(" ".join(item.split()) for item in re.split(r"^- ", paragraph, flags=re.MULTILINE)[1:])
-        home = {label: _home(label, items) for label, _ in equations}
+        home = {label: _home(label, items) for label, _ in left}
         found = tuple(
-            "".join(mathml(latex) for label, latex in equations if home[label] == place)
+            "".join(mathml(latex) for label, latex in left if home[label] == place)
             for place in range(len(items))
         )
+        left = [each for each in left if home[each[0]] is None]
         blocks.append(Block(items, True, found))
     return blocks
 
 
 def _home(label: str, items: Sequence[str]) -> int | None:
     """Which item an equation belongs to: the one that its label opens, or else the first one that names it."""
-    opened = [place for place, item in enumerate(items) if item.startswith(label)]
-    named = re.compile(rf"(?<!\w){re.escape(_each_named(label))}(?!\w)", re.IGNORECASE)
-    return next(
-        iter(opened + [place for place, item in enumerate(items) if named.search(_each_named(item))]), None
-    )
+    named = re.compile(rf"(?<!\w){re.escape(_each_named(label))}(?!\.?\w)", re.IGNORECASE)
+    starts = {
+        place: each.start() for place, item in enumerate(items) if (each := named.search(_each_named(item)))
+    }
+    return min(starts, key=lambda place: starts[place] > 0, default=None)
 
 
 def _each_named(text: str) -> str:

@@ -1,3 +1,4 @@
+import importlib
 import json
 import re
 from pathlib import Path
@@ -39,11 +40,13 @@ def measured(pairs: list[tuple[float, float]], **changes: object) -> ClaimRecord
 
 
 @pytest.mark.parametrize("slug", [paper.slug for paper in papers()])
-def test_a_paper_states_its_idea_and_every_equation_belongs_to_its_text(slug: str) -> None:
+def test_a_paper_states_its_idea_and_shows_every_equation_once(slug: str) -> None:
     text = read_paper(find(slug))
     assert text.sections["idea"]
     assert text.names
-    assert not text.unplaced
+    shown = "".join(each for block in text.sections["equations"] for each in block.equations)
+    stated = getattr(importlib.import_module(find(slug).module), "EQUATIONS", ())
+    assert shown.count('<div class="equation">') == len(stated)
 
 
 def test_a_page_names_the_command_that_uses_a_run_of_its_task() -> None:
