@@ -72,8 +72,7 @@ def write_predictions(
     `predictions.jsonl` has one object an image: its `path`, every value of the prediction, and `picture`. Values for
     each class are an object by the names of the classes. Images, such as restored ones, lie in `NAME/*.png`; other
     values that are stated for each pixel lie in `NAME/*.npy` as the method gives them (float32). The object holds the
-    path. All paths of files written are relative to `out`.
-    The pictures, `pictures/*.png`, show the task's panels.
+    path. All paths of files written are relative to `out`. The pictures, `pictures/*.png`, show the task's panels.
 
     With `tile`, each image is cut as `pinakes.engine.tiling` says, and its maps have its own resolution: `NAME/*.npy`
     in float16, or float32 where that cannot hold a value. They are written row by row, and pictures are scaled down to

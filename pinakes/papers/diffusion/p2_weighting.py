@@ -110,9 +110,8 @@ class P2Weighting(Diffusion):
     higher_is_better=False,
 )
 def counting_weak_noise_less_helps(lab: Lab) -> Trial:
-    """Digits of 8 pixels; FID by the features of the embedded network. Samples are drawn with DDIM. Images so small
-    have next to no detail that goes unseen, of which the weighting is to relieve the network; the paper's are far
-    larger.
+    """Digits of 8 pixels; FID by the features of the embedded network. Samples are drawn with DDIM. The paper's
+    images are far larger.
     """
     return lab.duel(
         ours=lambda: P2Weighting(**CLAIMED),
