@@ -24,8 +24,8 @@ from torch import Tensor
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.gathering import gathered
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
-from pinakes.papers.self_supervised.views import ComparesStatistics, Untrained
+from pinakes.papers.self_supervised.base import CLAIM_PLAN
+from pinakes.papers.self_supervised.views import CLAIM_DATA, ComparesStatistics, Untrained
 
 EQUATIONS = (
     (
@@ -107,7 +107,7 @@ class BarlowTwins(ComparesStatistics):
     higher_is_better=True,
 )
 def reducing_redundancy_teaches(lab: Lab) -> Trial:
-    """Made scenes of single objects; the same network on both sides."""
+    """Handwritten digits; the same network on both sides."""
     return lab.duel(
         ours=BarlowTwins, baseline=Untrained, data=CLAIM_DATA, metric="linear_probe", **CLAIM_PLAN
     )

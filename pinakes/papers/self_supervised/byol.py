@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
-from pinakes.papers.self_supervised.views import PredictsTarget, Untrained
+from pinakes.papers.self_supervised.base import CLAIM_PLAN
+from pinakes.papers.self_supervised.views import CLAIM_DATA, PredictsTarget, Untrained
 
 EQUATIONS = (
     ("Equation 1", r"\xi \leftarrow \tau \xi + (1 - \tau) \theta"),
@@ -86,5 +86,5 @@ class BYOL(PredictsTarget):
     higher_is_better=True,
 )
 def foretelling_a_slow_copy_teaches(lab: Lab) -> Trial:
-    """Made scenes of single objects; the same network on both sides."""
+    """Handwritten digits; the same network on both sides."""
     return lab.duel(ours=BYOL, baseline=Untrained, data=CLAIM_DATA, metric="linear_probe", **CLAIM_PLAN)

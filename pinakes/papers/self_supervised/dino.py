@@ -39,9 +39,9 @@ from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.self_distillation import Centre, PrototypeHead, ViewTransformer, view_cross_entropy
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, no_loss
+from pinakes.papers.self_supervised.base import no_loss
 from pinakes.papers.self_supervised.transformer import check_counts, check_width
-from pinakes.papers.self_supervised.views import Following, FromViews, check_patches
+from pinakes.papers.self_supervised.views import CLAIM_DATA, SHORT_PLAN, Following, FromViews, check_patches
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
@@ -353,10 +353,10 @@ def check_temperatures(**temperatures: float) -> None:
             raise UserError(f"{name}: expected a number above 0, got {value}")
 
 
-SMALL: dict[str, Any] = {"patch": 8, "embed_dim": 64, "depth": 4, "out_dim": 256}
+SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 4, "out_dim": 256}
 """The networks of claims about whole images, small because six views of each image are costly."""
-FINE: dict[str, Any] = SMALL | {"patch": 4, "local_crops_number": 2}
-"""Those of claims about patches."""
+FINE: dict[str, Any] = SMALL | {"local_crops_number": 2}
+"""Those of claims about patches of larger images."""
 
 
 class _Untrained(DINO):
@@ -376,9 +376,9 @@ class _Untrained(DINO):
     higher_is_better=True,
 )
 def following_oneself_teaches(lab: Lab) -> Trial:
-    """Made scenes of single objects; the same transformer on both sides."""
+    """Handwritten digits; the same transformer on both sides."""
     return lab.duel(
-        ours=lambda: DINO(**SMALL), baseline=_Untrained, data=CLAIM_DATA, metric="knn", **CLAIM_PLAN
+        ours=lambda: DINO(**SMALL), baseline=_Untrained, data=CLAIM_DATA, metric="knn", **SHORT_PLAN
     )
 
 
@@ -404,7 +404,7 @@ def told_after_training(method: DINO, seed: int, steps: int, device: str) -> flo
     """How much the teacher's answers tell of unseen images, after training on others."""
     data = load_data(CLAIM_DATA, task=method.task, seed=seed)
     assert data.test is not None
-    method.fit(data, **CLAIM_PLAN | {"steps": steps, "seed": seed, "device": device, "hold_out": 0.0})
+    method.fit(data, **SHORT_PLAN | {"steps": steps, "seed": seed, "device": device, "hold_out": 0.0})
     embedding = method.predict(data.test)["embedding"].to(method.device)
     return float(told_of_images(method.centre(method.teacher_head(embedding), method.teacher_temp)))
 
@@ -416,7 +416,7 @@ def told_after_training(method: DINO, seed: int, steps: int, device: str) -> flo
 )
 def centring_prevents_collapse(lab: Lab) -> Trial:
     """As above; sharpening is the same on both sides."""
-    steps = 2 if lab.quick else CLAIM_PLAN["steps"]
+    steps = 2 if lab.quick else SHORT_PLAN["steps"]
     return lab.measure(
         ours=lambda seed: told_after_training(DINO(**SMALL), seed, steps, str(lab.device)),
         baseline=lambda seed: told_after_training(

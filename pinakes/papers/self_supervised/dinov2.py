@@ -44,9 +44,9 @@ from pinakes.nn.gathering import processes
 from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.probes import nearest
 from pinakes.nn.self_distillation import PrototypeHead, koleo_loss
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
 from pinakes.papers.self_supervised.dino import SMALL
 from pinakes.papers.self_supervised.ibot import IBOT
+from pinakes.papers.self_supervised.views import CLAIM_DATA, SHORT_PLAN
 
 EQUATIONS = (
     ('Section 4, "Image-level objective"', r"L_{\mathrm{DINO}} = -\sum p_t \log p_s"),
@@ -292,7 +292,7 @@ def nearness_of_features(method: DINOv2, seed: int, steps: int, device: str) -> 
     """The mean cosine of the features of unseen images to the nearest other ones, after training on others."""
     data = load_data(CLAIM_DATA, task=method.task, seed=seed)
     assert data.test is not None
-    plan = CLAIM_PLAN | {"steps": steps, "seed": seed, "device": device, "hold_out": 0.0}
+    plan = SHORT_PLAN | {"steps": steps, "seed": seed, "device": device, "hold_out": 0.0}
     method.fit(data, **plan)
     embedding = method.predict(data.test)["embedding"]
     return float(nearest_similarity(embedding, torch.arange(len(embedding))).mean())
@@ -304,8 +304,8 @@ def nearness_of_features(method: DINOv2, seed: int, steps: int, device: str) -> 
     higher_is_better=False,
 )
 def koleo_spreads_features(lab: Lab) -> Trial:
-    """Made scenes of single objects, of which unseen ones are compared; the same network and budget on both sides."""
-    steps = 2 if lab.quick else CLAIM_PLAN["steps"]
+    """Handwritten digits, of which unseen ones are compared; the same network and budget on both sides."""
+    steps = 2 if lab.quick else SHORT_PLAN["steps"]
     return lab.measure(
         ours=lambda seed: nearness_of_features(DINOv2(**SMALL), seed, steps, str(lab.device)),
         baseline=lambda seed: nearness_of_features(
@@ -328,5 +328,5 @@ def koleo_costs_no_accuracy(lab: Lab) -> Trial:
         baseline=lambda: DINOv2(koleo_weight=0.0, **SMALL),
         data=CLAIM_DATA,
         metric="linear_probe",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )

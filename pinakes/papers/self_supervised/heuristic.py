@@ -46,7 +46,7 @@ from pinakes.nn.masked_autoencoder import (
 from pinakes.nn.painting import shown_and_painted
 from pinakes.nn.projection import projection_head
 from pinakes.papers.self_supervised.transformer import TransformerLevels, check_counts, check_width
-from pinakes.papers.self_supervised.views import FromViews, check_patches
+from pinakes.papers.self_supervised.views import SHORT_PLAN, FromViews, check_patches
 from pinakes.tasks.base import Batch, Prediction
 
 EQUATIONS = (
@@ -278,9 +278,7 @@ class HeuristicPreTraining(FromViews):
 
 
 SEGMENTED = "scenes:segmentation?size=32&n=2000"
-SEGMENTED_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}
-"""Made scenes of several objects, whose tags are their classes, and 32 passes over them."""
-
+"""Made scenes of several objects, whose tags are their classes."""
 
 SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 4}
 """The network of claims, small because every step computes all patches of two views."""
@@ -299,7 +297,7 @@ def three_tasks_beat_tags_alone(lab: Lab) -> Trial:
         baseline=lambda: HeuristicPreTraining(masked_weight=0.0, contrast_weight=0.0, **SMALL),
         data=SEGMENTED,
         metric="linear_miou",
-        **SEGMENTED_PLAN,
+        **SHORT_PLAN,
     )
 
 
@@ -316,5 +314,5 @@ def tags_add_to_the_other_tasks(lab: Lab) -> Trial:
         baseline=lambda: HeuristicPreTraining(tags_weight=0.0, **SMALL),
         data=SEGMENTED,
         metric="linear_miou",
-        **SEGMENTED_PLAN,
+        **SHORT_PLAN,
     )

@@ -37,6 +37,7 @@ from pinakes.nn.self_distillation import (
     random_patches,
 )
 from pinakes.papers.self_supervised.dino import DINO, FINE, check_temperatures
+from pinakes.papers.self_supervised.views import SHORT_PLAN
 
 EQUATIONS = (
     (
@@ -169,8 +170,7 @@ class IBOT(DINO):
 
 
 SEGMENTED = "scenes:segmentation?size=32&n=2000"
-SEGMENTED_PLAN: dict[str, Any] = {"steps": 1000, "batch_size": 64}
-"""Made scenes of several objects, and 32 passes over them."""
+"""Made scenes of several objects."""
 
 
 @claim(
@@ -186,5 +186,5 @@ def foretelling_hidden_patches_helps_segmentation(lab: Lab) -> Trial:
         baseline=lambda: DINO(**FINE),
         data=SEGMENTED,
         metric="linear_miou",
-        **SEGMENTED_PLAN,
+        **SHORT_PLAN,
     )

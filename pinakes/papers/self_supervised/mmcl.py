@@ -40,9 +40,8 @@ from pinakes.errors import UserError, suggest
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.contrastive import info_nce_loss
 from pinakes.nn.projection import projection_head
-from pinakes.papers.self_supervised.base import CLAIM_PLAN
 from pinakes.papers.self_supervised.simclr import SimCLR
-from pinakes.papers.self_supervised.views import ConvolutionalFromViews
+from pinakes.papers.self_supervised.views import SHORT_PLAN, ConvolutionalFromViews
 from pinakes.tasks.base import Batch
 
 EQUATIONS = (
@@ -317,7 +316,7 @@ NEITHER = ("x", "y", "brightness", "colour", "texture", "noise 1")
 )
 def tables_teach_images(lab: Lab) -> Trial:
     """Made scenes of single objects; a table of measurements, colour, texture and noise; equal steps."""
-    return lab.duel(ours=MMCL, baseline=SimCLR, data=CLAIM_DATA, metric="linear_probe", **CLAIM_PLAN)
+    return lab.duel(ours=MMCL, baseline=SimCLR, data=CLAIM_DATA, metric="linear_probe", **SHORT_PLAN)
 
 
 @claim(
@@ -332,5 +331,5 @@ def size_and_shape_matter_most(lab: Lab) -> Trial:
         baseline=lambda: MMCL(columns=NEITHER),
         data=CLAIM_DATA,
         metric="linear_probe",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )

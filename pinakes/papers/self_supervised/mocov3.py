@@ -25,8 +25,8 @@ from torch import Tensor
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.contrastive import info_nce_loss
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
-from pinakes.papers.self_supervised.views import PredictsTarget, Untrained
+from pinakes.papers.self_supervised.base import CLAIM_PLAN
+from pinakes.papers.self_supervised.views import CLAIM_DATA, PredictsTarget, Untrained
 
 EQUATIONS = (
     (
@@ -94,5 +94,5 @@ class MoCoV3(PredictsTarget):
     higher_is_better=True,
 )
 def finding_the_key_of_a_slow_copy_teaches(lab: Lab) -> Trial:
-    """Made scenes of single objects; the same network on both sides."""
+    """Handwritten digits; the same network on both sides."""
     return lab.duel(ours=MoCoV3, baseline=Untrained, data=CLAIM_DATA, metric="linear_probe", **CLAIM_PLAN)

@@ -29,8 +29,8 @@ from pinakes.data.views import chosen, labels_of
 from pinakes.engine.plan import TrainingPlan
 from pinakes.errors import UserError, suggest
 from pinakes.lab.claims import Lab, Trial, claim
-from pinakes.papers.self_supervised.base import CLAIM_PLAN
 from pinakes.papers.self_supervised.mocov3 import MoCoV3
+from pinakes.papers.self_supervised.views import SHORT_PLAN
 
 
 def left_out(label: Sequence[int | None], without: Sequence[int]) -> list[int]:
@@ -110,9 +110,9 @@ def what_was_left_out_is_told_nearly_as_well(lab: Lab) -> Trial:
     def accuracy(seed: int, at_random: bool) -> float:
         method = PASS(without=",".join(UNSEEN), at_random=at_random)
         data = load_data(CLAIM_DATA, task=method.task, seed=seed)
-        steps = 2 if lab.quick else CLAIM_PLAN["steps"]
+        steps = 2 if lab.quick else SHORT_PLAN["steps"]
         method.fit(
-            data, **CLAIM_PLAN | {"steps": steps, "seed": seed, "device": str(lab.device), "hold_out": 0.0}
+            data, **SHORT_PLAN | {"steps": steps, "seed": seed, "device": str(lab.device), "hold_out": 0.0}
         )
         groups = method.evaluate_fully(data).groups
         return sum(groups[name]["linear_probe"] for name in UNSEEN) / len(UNSEEN)

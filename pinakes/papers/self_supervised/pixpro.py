@@ -36,9 +36,8 @@ from pinakes.nn.backbones import FeatureExtractor
 from pinakes.nn.crops import cropped, random_boxes
 from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.projection import projection_head
-from pinakes.papers.self_supervised.base import CLAIM_PLAN
 from pinakes.papers.self_supervised.simclr import SimCLR
-from pinakes.papers.self_supervised.views import ConvolutionalFromViews, Following, of_two_views
+from pinakes.papers.self_supervised.views import SHORT_PLAN, ConvolutionalFromViews, Following, of_two_views
 
 EQUATIONS = (
     ("Equation 1", r"A(i, j) = 1 \text{ if } \mathrm{dist}(i, j) \le T, \; 0 \text{ otherwise}"),
@@ -329,7 +328,7 @@ def cells_teach_more_of_pixels_than_images(lab: Lab) -> Trial:
         baseline=lambda: SimCLR(**CLAIMED),
         data=CLAIM_DATA,
         metric="linear_miou",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )
 
 
@@ -346,5 +345,5 @@ def agreeing_beats_finding(lab: Lab) -> Trial:
         baseline=lambda: PixContrast(**CLAIMED),
         data=CLAIM_DATA,
         metric="linear_miou",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )

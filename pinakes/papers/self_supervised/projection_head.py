@@ -31,8 +31,9 @@ from pinakes.data.base import DataInfo
 from pinakes.errors import UserError, suggest
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.gathering import gathered, rank
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
+from pinakes.papers.self_supervised.base import CLAIM_DATA
 from pinakes.papers.self_supervised.simclr import SimCLR
+from pinakes.papers.self_supervised.views import SHORT_PLAN
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
@@ -192,7 +193,7 @@ def the_layer_below_the_head_knows_more(lab: Lab) -> Trial:
         baseline=lambda: ProjectionHead(head="mlp", read="after", **DISRUPTED),
         data=CLAIM_DATA,
         metric="linear_probe",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )
 
 
@@ -209,5 +210,5 @@ def fixed_weights_stand_in_for_the_head(lab: Lab) -> Trial:
         baseline=lambda: ProjectionHead(head="none", **DISRUPTED),
         data=CLAIM_DATA,
         metric="linear_probe",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )

@@ -44,8 +44,8 @@ from pinakes.nn.backbones import FeatureExtractor
 from pinakes.nn.momentum import MomentumCopy, momentum_at
 from pinakes.nn.prototype_usage import specificity, token_shares
 from pinakes.nn.self_distillation import Centre, PrototypeHead, view_cross_entropy
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, no_loss
-from pinakes.papers.self_supervised.views import FromViews
+from pinakes.papers.self_supervised.base import CLAIM_DATA, no_loss
+from pinakes.papers.self_supervised.views import SHORT_PLAN, FromViews
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
@@ -347,10 +347,10 @@ def learnt_prototypes_tell_what_is_shared(lab: Lab) -> Trial:
             for part in (data.train, data.test)
         )
         if learnt:
-            steps = 2 if lab.quick else CLAIM_PLAN["steps"]
+            steps = 2 if lab.quick else SHORT_PLAN["steps"]
             method.fit(
                 data,
-                **CLAIM_PLAN | {"steps": steps, "seed": seed, "device": str(lab.device), "hold_out": 0.0},
+                **SHORT_PLAN | {"steps": steps, "seed": seed, "device": str(lab.device), "hold_out": 0.0},
             )
         else:
             method.prepare(data.info, seed=seed).to(lab.device).eval()
@@ -377,4 +377,4 @@ def learnt_prototypes_tell_what_is_shared(lab: Lab) -> Trial:
 )
 def learning_prototypes_teaches(lab: Lab) -> Trial:
     """The same frozen network in front on both sides."""
-    return lab.duel(ours=ProtoSim, baseline=_Untrained, data=CLAIM_DATA, metric="linear_probe", **CLAIM_PLAN)
+    return lab.duel(ours=ProtoSim, baseline=_Untrained, data=CLAIM_DATA, metric="linear_probe", **SHORT_PLAN)

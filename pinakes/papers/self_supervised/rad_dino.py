@@ -38,9 +38,9 @@ from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.lab.fitted_once import fitted_once
 from pinakes.nn.contrastive import info_nce_loss
 from pinakes.nn.projection import projection_head
-from pinakes.papers.self_supervised.base import CLAIM_PLAN
 from pinakes.papers.self_supervised.dino import SMALL, ViTFromViews
 from pinakes.papers.self_supervised.dinov2 import DINOv2
+from pinakes.papers.self_supervised.views import SHORT_PLAN
 from pinakes.scenes.labels.attributes import ATTRIBUTES, SHAPE_ATTRIBUTES
 from pinakes.tasks.base import Batch
 
@@ -148,16 +148,20 @@ WORDS = ATTRIBUTES[len(SHAPE_ATTRIBUTES) :]
 """Of captions: colours and textures, which are the last attributes of these scenes."""
 
 
+COARSE: dict[str, Any] = SMALL | {"patch": 8}
+"""The networks of claims, with patches for images of 32 pixels."""
+
+
 class _FromScenes(RadDINO):
     """One that starts with what DINOv2 learns of coloured scenes in as many steps."""
 
     def __init__(self) -> None:
-        super().__init__(**SMALL)
+        super().__init__(**COARSE)
 
     def ready(self, data: TaskData, plan: TrainingPlan) -> None:
         """Fits the start, once for each seed."""
         scenes = load_data(GENERAL, task=self.task, seed=plan.seed, size=self.info.size)
-        self.begin_with(fitted_once(DINOv2(**SMALL), scenes, replace(plan, out=None, resume=False)))
+        self.begin_with(fitted_once(DINOv2(**COARSE), scenes, replace(plan, out=None, resume=False)))
 
 
 @claim(
@@ -170,10 +174,10 @@ def starting_from_other_images_helps(lab: Lab) -> Trial:
     """Few made scenes of single things in grey; the start learnt from other scenes in colour, whose steps are extra."""
     return lab.duel(
         ours=_FromScenes,
-        baseline=lambda: RadDINO(**SMALL),
+        baseline=lambda: RadDINO(**COARSE),
         data=GREY,
         metric="linear_probe",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )
 
 
@@ -184,9 +188,9 @@ class _FromCaptions(ViTFromViews):
 
     def __init__(self) -> None:
         super().__init__(
-            patch=SMALL["patch"],
-            embed_dim=SMALL["embed_dim"],
-            depth=SMALL["depth"],
+            patch=COARSE["patch"],
+            embed_dim=COARSE["embed_dim"],
+            depth=COARSE["depth"],
             least_area=0.5,
             least_local_area=0.2,
         )
@@ -218,9 +222,9 @@ class _FromCaptions(ViTFromViews):
 def images_tell_what_captions_leave_out(lab: Lab) -> Trial:
     """Made scenes in grey, captioned with a colour and a texture, and judged by what the thing is; equal steps."""
     return lab.duel(
-        ours=lambda: RadDINO(**SMALL),
+        ours=lambda: RadDINO(**COARSE),
         baseline=_FromCaptions,
         data=CAPTIONED,
         metric="linear_probe",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )

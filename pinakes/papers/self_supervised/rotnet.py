@@ -31,6 +31,7 @@ from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.backbones import FeatureExtractor
 from pinakes.papers.self_supervised.base import CLAIM_PLAN, ConvolutionalLevels, SelfSupervised, no_loss
+from pinakes.papers.self_supervised.views import CLAIM_DATA
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
@@ -43,7 +44,6 @@ EQUATIONS = (
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 
 TURNS = 4
-CLAIM_DATA = "digits"
 
 
 def turned(

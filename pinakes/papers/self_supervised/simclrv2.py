@@ -37,8 +37,9 @@ from pinakes.nn.augment import flipped
 from pinakes.nn.classifier import ImageClassifier
 from pinakes.nn.crops import randomly_cropped
 from pinakes.nn.projection import projection_head
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN, ConvolutionalLevels
+from pinakes.papers.self_supervised.base import CLAIM_PLAN, ConvolutionalLevels
 from pinakes.papers.self_supervised.simclr import SimCLR
+from pinakes.papers.self_supervised.views import CLAIM_DATA
 from pinakes.tasks.base import Batch, Prediction
 from pinakes.tasks.classification import UNLABELLED, answer
 
@@ -277,7 +278,7 @@ def _without_student(tune_from: int = 1) -> SimCLRv2:
     higher_is_better=True,
 )
 def tuning_from_the_head_beats_tuning_from_the_encoder(lab: Lab) -> Trial:
-    """Made scenes of single objects, of which a tenth have a label; no student on either side."""
+    """Handwritten digits, of which a tenth have a label; no student on either side."""
     return lab.duel(
         ours=_without_student,
         baseline=lambda: _without_student(tune_from=0),

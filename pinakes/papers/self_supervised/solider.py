@@ -44,6 +44,7 @@ from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.self_distillation import PrototypeHead, ViewTransformer
 from pinakes.papers.self_supervised.dino import DINO, FINE, ViewLevels
 from pinakes.papers.self_supervised.transformer import check_counts
+from pinakes.papers.self_supervised.views import SHORT_PLAN
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
@@ -344,7 +345,6 @@ class SOLIDER(DINO):
 
 PEOPLE = "scenes:people?size=48x24&n=2000"
 """Made people in different clothes and poses, with the parts of their bodies."""
-PEOPLE_PLAN: dict[str, Any] = {"steps": 500, "batch_size": 64}
 
 
 @claim(
@@ -360,7 +360,7 @@ def naming_parts_teaches_parts(lab: Lab) -> Trial:
         baseline=lambda: DINO(least_area=0.8, least_local_area=0.05, **FINE),
         data=PEOPLE,
         metric="linear_miou",
-        **PEOPLE_PLAN,
+        **SHORT_PLAN,
     )
 
 
@@ -368,7 +368,7 @@ def _parts_told(lab: Lab, seed: int, semantic_weight: float) -> float:
     """How well parts are told by features of a network that is trained once for each seed."""
     data = load_data(PEOPLE, task=SOLIDER.task_name, seed=seed)
     steps = {"steps": 2} if lab.quick else {}
-    plan = TrainingPlan(**PEOPLE_PLAN | steps | {"seed": seed, "device": str(lab.device), "hold_out": 0.0})
+    plan = TrainingPlan(**SHORT_PLAN | steps | {"seed": seed, "device": str(lab.device), "hold_out": 0.0})
     method = fitted_once(SOLIDER(**FINE), data, plan)
     method.semantic_weight = semantic_weight
     return method.evaluate(data)["linear_miou"]

@@ -45,9 +45,8 @@ from pinakes.nn.masked_autoencoder import (
     random_masking,
     reconstruction_loss,
 )
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
 from pinakes.papers.self_supervised.transformer import TransformerLevels, check_counts, check_width
-from pinakes.papers.self_supervised.views import FromViews, check_patches
+from pinakes.papers.self_supervised.views import CLAIM_DATA, SHORT_PLAN, FromViews, check_patches
 from pinakes.tasks.base import Prediction
 
 EQUATIONS = (
@@ -292,14 +291,13 @@ class RandomSizes(Starbucks):
     higher_is_better=True,
 )
 def a_fixed_list_beats_random_sizes(lab: Lab) -> Trial:
-    """Made scenes of single objects; the same transformer, with patches of 8 pixels; both sides are judged by 4 numbers
-    behind its first block."""
+    """Handwritten digits; the same transformer; both sides are judged by 4 numbers behind its first block."""
     return lab.duel(
-        ours=lambda: Starbucks(rung=0, patch=8),
-        baseline=lambda: RandomSizes(rung=0, patch=8),
+        ours=lambda: Starbucks(rung=0),
+        baseline=lambda: RandomSizes(rung=0),
         data=CLAIM_DATA,
         metric="knn",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )
 
 
@@ -313,9 +311,9 @@ def a_fixed_list_beats_random_sizes(lab: Lab) -> Trial:
 def a_shared_model_is_no_worse_than_a_separate_one(lab: Lab) -> Trial:
     """As above, with 16 numbers behind three blocks; by itself it is trained without any further blocks."""
     return lab.duel(
-        ours=lambda: Starbucks(rung=2, patch=8),
-        baseline=lambda: Starbucks(depths=(3,), widths=(16,), patch=8),
+        ours=lambda: Starbucks(rung=2),
+        baseline=lambda: Starbucks(depths=(3,), widths=(16,)),
         data=CLAIM_DATA,
         metric="knn",
-        **CLAIM_PLAN,
+        **SHORT_PLAN,
     )

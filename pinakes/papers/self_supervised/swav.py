@@ -32,8 +32,8 @@ from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.assignment import sinkhorn_knopp
 from pinakes.nn.projection import projection_head
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
-from pinakes.papers.self_supervised.views import ConvolutionalFromViews, Untrained
+from pinakes.papers.self_supervised.base import CLAIM_PLAN
+from pinakes.papers.self_supervised.views import CLAIM_DATA, ConvolutionalFromViews, Untrained
 
 EQUATIONS = (
     (
@@ -168,5 +168,5 @@ class SwAV(ConvolutionalFromViews):
     higher_is_better=True,
 )
 def foretelling_prototypes_teaches(lab: Lab) -> Trial:
-    """Made scenes of single objects; the same network on both sides."""
+    """Handwritten digits; the same network on both sides."""
     return lab.duel(ours=SwAV, baseline=Untrained, data=CLAIM_DATA, metric="linear_probe", **CLAIM_PLAN)

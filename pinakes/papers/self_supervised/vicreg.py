@@ -28,8 +28,8 @@ from torch.nn import functional
 from pinakes.errors import UserError
 from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.gathering import gathered
-from pinakes.papers.self_supervised.base import CLAIM_DATA, CLAIM_PLAN
-from pinakes.papers.self_supervised.views import ComparesStatistics, Untrained
+from pinakes.papers.self_supervised.base import CLAIM_PLAN
+from pinakes.papers.self_supervised.views import CLAIM_DATA, ComparesStatistics, Untrained
 
 EQUATIONS = (
     ("Equation 1", r"v(Z) = \frac{1}{d} \sum_j \max(0, 1 - \sqrt{\mathrm{Var}(z^j) + \epsilon})"),
@@ -128,5 +128,5 @@ class VICReg(ComparesStatistics):
     higher_is_better=True,
 )
 def invariance_variance_and_covariance_teach(lab: Lab) -> Trial:
-    """Made scenes of single objects; the same network on both sides."""
+    """Handwritten digits; the same network on both sides."""
     return lab.duel(ours=VICReg, baseline=Untrained, data=CLAIM_DATA, metric="linear_probe", **CLAIM_PLAN)
