@@ -156,4 +156,5 @@ def _draw(folder: Path, task: Task, data: TaskData, workers: int) -> Comparison:
 def _spoken(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"the {device.type.upper()} with {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"the {device.type.upper()} with {threads} thread{'s' * (threads != 1)}"

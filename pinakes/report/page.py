@@ -35,6 +35,11 @@ class Image:
     caption: str
     alt: str
 
+    @property
+    def columns(self) -> int:
+        """How many columns it takes: pictures as wide as three, such as the way of a sample, take three."""
+        return 3 if self.width >= 3 * self.height else 1
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -260,16 +265,15 @@ def _strips(
     strips: dict[str, list[dict[str, Any]]] = {}
     for sample in described.shown:
         alt = f"{sample.group} test image {sample.name}".strip()
+        own = [_image(folder, picture, alt) for picture in sample.pictures]
+        methods = [
+            (each.slug, [_image(each.folder, picture, f"{each.slug} on {alt}") for picture in pictures])
+            for each in drawn
+            if (pictures := each.cell.pictures.get(sample.index))
+        ]
+        columns = sum(image.columns for images in (own, *(found for _, found in methods)) for image in images)
         strips.setdefault(sample.group, []).append(
-            {
-                "name": sample.name,
-                "sample": [_image(folder, picture, alt) for picture in sample.pictures],
-                "methods": [
-                    (each.slug, _image(each.folder, picture, f"{each.slug} on {alt}"))
-                    for each in drawn
-                    for picture in each.cell.pictures.get(sample.index, ())
-                ],
-            }
+            {"name": sample.name, "sample": own, "methods": methods, "columns": columns}
         )
     return list(strips.items())
 
