@@ -35,8 +35,8 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag == name]
 
 
-def picture(name: str, caption: str) -> tuple[Picture, bytes]:
-    width, height, content = to_webp(np.full((8, 8, 3), 128, np.uint8))
+def picture(name: str, caption: str, wide: int = 1) -> tuple[Picture, bytes]:
+    width, height, content = to_webp(np.full((8, 8 * wide, 3), 128, np.uint8))
     return Picture(name, caption, width, height), content
 
 
@@ -45,12 +45,16 @@ def paper(slug: str) -> Paper:
 
 
 def comparison(
-    folder: Path, scores: dict[str, list[list[float]]], *, failing: str = "", reason: str = "x"
+    folder: Path, scores: dict[str, list[list[float]]], *, failing: str = "", reason: str = "x", wide: int = 0
 ) -> str:
-    """Makes the folder of a comparison by hand, and its report; `scores` are of four images, by method and seed."""
+    """Makes the folder of a comparison by hand, and its report; `scores` are of four images, by method and seed.
+
+    With `wide` each method has a second picture of every image, so many times as wide as high.
+    """
     truth = [0, 0, 1, 1]
     drawn, content = picture("samples/0.webp", "truth")
     sheet, _ = picture("samples/0.webp", "")
+    second = (picture("0.webp", "from noise", wide)[0],) if wide else ()
     results = []
     for slug, seeds in scores.items():
         for seed, values in enumerate(seeds):
@@ -58,7 +62,7 @@ def comparison(
             result = CellResult(
                 slug, seed, "k", metrics=metrics, groups={"crack": {**metrics, "images": 2.0}}, fit_seconds=2.0,
                 predict_milliseconds=3.0 + seed, options={"depth": 3},
-                pictures={i: (picture(f"{i}.webp", f"score {values[i]}")[0],) for i in range(4)},
+                pictures={i: (picture(f"{i}.webp", f"score {values[i]}")[0], *second) for i in range(4)},
             )  # fmt: skip
             files = {f"{i}.webp": content for i in range(4)} | {SCORES: f'{{"score": {values}}}'.encode()}
             write_cell(folder / f"cells/{slug}/seed-{seed}", result, files)
@@ -113,6 +117,17 @@ def test_every_picture_says_what_it_shows(tmp_path: Path) -> None:
     assert len(pictures) >= 4 * 3
     assert all(attributes.get("alt") for attributes in pictures)
     assert all(attributes.get("aria-label") for attributes in page.all("svg"))
+
+
+def test_pictures_of_a_method_are_together_and_wide_ones_take_three_columns(tmp_path: Path) -> None:
+    text = re.sub(r">\s+<", "><", comparison(tmp_path, {"good": [GOOD], "bad": [BAD]}, wide=6))
+    first = text.split('<div class="strip"')[1]
+    assert first.startswith(' role="group" aria-label="test/0.png" style="--figures: 9">')
+    of_methods = [part.split("</div>")[0] for part in first.split("<div>")[1:3]]
+    for slug, part in zip(("good", "bad"), of_methods, strict=True):
+        assert part.count("<figure") == 2
+        assert part.count(f"<b>{slug}</b>") == 1
+        assert part.count('style="--columns: 3"') == 1
 
 
 def test_the_lead_and_its_interval_are_told(tmp_path: Path) -> None:
