@@ -46,7 +46,7 @@ GIVEN, DRAWN, FREE = "a step on given views", "a step that draws its views", "a 
 
 
 def bench() -> list[Finding]:
-    """Times views on growing images, then steps.
+    """Times views on growing images, then steps; what was found is written, also where it falls short.
 
     Raises:
         AssertionError: If a step is slower than lightly's, or one that draws views on the shelf's own ground is not
