@@ -57,6 +57,10 @@ def fit(
     devices: Annotated[int, typer.Option(metavar="N", help="Processes on this machine, one a device.")] = 1,
     nodes: Annotated[int, typer.Option(metavar="N", help="Machines, under torchrun or Slurm.")] = 1,
     precision: FitPrecision = "32",
+    compile_networks: Annotated[
+        bool,
+        typer.Option("--compile", help="Translate networks by torch.compile first; for a GPU, long runs."),
+    ] = False,
     clip: Clip = None,
     workers: Workers = LOADERS,
     hold_out: Annotated[
@@ -85,6 +89,7 @@ def fit(
     from pinakes.cli.options import read_settings
     from pinakes.cli.output import check_run_folder, run_name
     from pinakes.data import load_data
+    from pinakes.engine.compiling import compiled
     from pinakes.engine.plan import TrainingPlan
 
     folder = Path("runs", run_name(slug, data)) if out is None else out
@@ -111,6 +116,8 @@ def fit(
             "progress": shows_progress(),
         }
         TrainingPlan().settled(kind.training_defaults, plan)
+        if compile_networks:
+            method = compiled(method)
         if is_main_process():
             check_run_folder(folder, slug, resume=resume)
         loaded = load_data(data, task=method.task, size=shape, seed=seed, skip_bad=skip_bad)
