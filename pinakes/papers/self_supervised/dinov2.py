@@ -17,13 +17,13 @@ What the code follows, in `pinakes.nn.self_distillation` unless said otherwise:
 - Section 3, "Deduplication" and "Self-supervised image retrieval", and the appendix on data processing: `deduplicated`,
   `without_copies_of`, `retrieved` and `retrieved_from_clusters`, of embeddings of any method.
 - Of github.com/facebookresearch/dinov2: half of the large views have hidden patches, with shares spread evenly over
-  their range; large and small views show more and less than 0.32 of the area; the temperature of views rises from 0.04
-  to 0.07, as that of patches does.
+  their range; large and small views show more and less than 0.32 of the area.
 
-Differences from the paper: those of `dino`, on which this stands; images are large in the end because they were half as
-large before; the nearest features are sought in the batch of all processes. What makes training cheaper but not other
-is left out (sharding, packed sequences of views, stochastic depth by leaving samples out), as is the distillation of
-smaller networks.
+Differences from the paper: those of `dino`, on which this stands, the temperatures of 0.02 among them, as targets of
+equal shares are as flat as centred ones while logits hardly differ; images are large in the end because they were half
+as large before; the nearest features are sought in the batch of all processes. What makes training cheaper but not
+other is left out (sharding, packed sequences of views, stochastic depth by leaving samples out), as is the distillation
+of smaller networks.
 """
 
 import importlib
@@ -203,7 +203,6 @@ class DINOv2(IBOT):
         koleo_weight: Of the term that draws features apart, 0 or more.
         tail: The share of training, at its end, in which views have the size of the images; before it they are half as
             large. 0 for the size of the images all the time.
-        teacher_temp: What the teacher's logits are divided by in the end, above 0.
         least_area: The smallest share of an image's area that a large view shows.
         centring: Whether targets are centred by a running mean, as in iBOT, instead of being balanced.
 
@@ -215,12 +214,11 @@ class DINOv2(IBOT):
         self,
         koleo_weight: float = 0.1,
         tail: float = 0.0,
-        teacher_temp: float = 0.07,
         least_area: float = 0.32,
         centring: bool = False,
         **shared: Any,
     ) -> None:
-        super().__init__(teacher_temp=teacher_temp, least_area=least_area, centring=centring, **shared)
+        super().__init__(least_area=least_area, centring=centring, **shared)
         if koleo_weight < 0:
             raise UserError(f"koleo_weight: expected 0 or more, got {koleo_weight}")
         if not 0 <= tail <= 1:

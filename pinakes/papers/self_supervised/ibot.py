@@ -14,9 +14,10 @@ What the code follows, in `pinakes.nn.self_distillation` unless said otherwise:
 - Section 3.2, "Implementation": half of the large views have hidden patches, a tenth to a half of them
   (`hidden_shares`), and both losses are added up without weights.
 - Of github.com/bytedance/ibot: blocks of patches are hidden, the patches' centre is that of all of the teacher's
-  patches, their temperature rises from 0.04 to 0.07, and what is averaged over what.
+  patches, their temperature may rise, and what is averaged over what.
 
-Differences from the paper: those of `dino`, on which this stands.
+Differences from the paper: those of `dino`, on which this stands; the temperature of patches is 0.02, as that of views
+is, and not 0.04 rising to 0.07.
 """
 
 from typing import Any, Literal, get_args
@@ -94,8 +95,8 @@ class IBOT(DINO):
         patch_weight: float = 1.0,
         mask_ratio: tuple[float, float] = (0.1, 0.5),
         mask_shape: MaskShape = "block",
-        teacher_patch_temp: float = 0.07,
-        warmup_teacher_patch_temp: float = 0.04,
+        teacher_patch_temp: float = 0.02,
+        warmup_teacher_patch_temp: float = 0.02,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)

@@ -21,8 +21,8 @@ from pinakes.nn.projection import projection_head
 from pinakes.papers.self_supervised.base import CLAIM_PLAN, ConvolutionalLevels, SelfSupervised, no_loss
 from pinakes.tasks.base import Prediction
 
-# That DINO collapses in short training, as its page says, was found later; a short SimCLR hardly beat its untrained
-# network on scenes either.
+# That DINO with its own temperatures collapses in short training, as its page says, was found later; a short SimCLR
+# hardly beat its untrained network on scenes either.
 CLAIM_DATA = "digits?size=16"
 """Handwritten digits: the data of most claims of methods that learn from views. Made scenes, which other claims of the
 shelf are about, will not do: tried with a seed that no claim uses, a short DINO told less of their classes than before

@@ -38,8 +38,8 @@ def test_targets_are_balanced_over_all_large_views_and_over_all_hidden_patches()
     method = small()
     logits, known = torch.randn(8, 16), torch.randn(4, 64, 32)
     hidden = torch.rand(4, 64) < 0.3
-    torch.testing.assert_close(method.view_targets(logits), sinkhorn_knopp(logits / 0.07, 3))
-    of_patches = sinkhorn_knopp(method.teacher_patch_head(known[hidden]) / 0.07, 3)
+    torch.testing.assert_close(method.view_targets(logits), sinkhorn_knopp(logits / method.teacher_temp, 3))
+    of_patches = sinkhorn_knopp(method.teacher_patch_head(known[hidden]) / method.teacher_patch_temp, 3)
     torch.testing.assert_close(method.patch_targets(known, hidden), of_patches)
 
 
@@ -61,7 +61,7 @@ def test_patches_have_a_head_of_their_own_that_is_followed() -> None:
 
 
 def test_centring_takes_the_place_of_balancing() -> None:
-    ours, theirs = small(centring=True), IBOT(teacher_temp=0.07, **SMALL).prepare(INFO)
+    ours, theirs = small(centring=True), IBOT(**SMALL).prepare(INFO)
     logits = torch.randn(8, 16)
     torch.testing.assert_close(ours.view_targets(logits), theirs.view_targets(logits))
 

@@ -21,7 +21,7 @@ def small(**options: Any) -> IBOT:
 
 
 def test_the_loss_is_that_of_views_and_of_hidden_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = small(local_crops_number=1, patch_weight=2.0)
+    method = small(local_crops_number=1, patch_weight=2.0, teacher_patch_temp=0.07)
     image = torch.rand(3, 3, 32, 32)
     views = method.views(image)
     hidden = torch.rand(6, 64) < 0.3
