@@ -51,7 +51,7 @@ EQUATIONS = (
 )
 """The equations above in LaTeX, for the documentation; a label opens an item of the list."""
 
-CLAIM_DATA = "scenes:segmentation?size=48&n=1000"
+CLAIM_DATA = "scenes:segmentation?size=48&n=1000&things=1"
 CLAIMED: dict[str, Any] = {"backbone": "pinakes/resnet8s2"}
 """The network of claims, small because two of them look at every view."""
 
@@ -322,7 +322,7 @@ class PixContrast(FromCells):
     higher_is_better=True,
 )
 def cells_teach_more_of_pixels_than_images(lab: Lab) -> Trial:
-    """Made scenes of several objects; the same network, crops, colours and steps on both sides."""
+    """Made scenes of one thing or two; the same network, crops, colours and steps on both sides."""
     return lab.duel(
         ours=lambda: PixPro(**CLAIMED),
         baseline=lambda: SimCLR(**CLAIMED),
