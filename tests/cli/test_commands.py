@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 import pinakes
 from pinakes.cli.output import run_name
@@ -28,6 +29,18 @@ def test_fit_says_what_it_recognised_where_the_run_is_and_what_to_do_next(
     assert "pinakes predict runs/patchcore-textures" in result.stdout
     method = pinakes.load(tmp_path / "runs/patchcore-textures")
     assert (method.options["coreset_ratio"], method.options["layers"]) == (0.5, (2,))
+
+
+def test_fit_has_networks_translated_where_it_is_asked_to(
+    pinakes_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translated: list[str] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda network: translated.append(type(network).__name__))
+    line = "fit ddpm --data 'digits?size=8&n=16' --steps 1 --set n_channels=8 --out runs/ddpm"
+    assert pinakes_command(line).exit_code == 0
+    assert not translated
+    assert pinakes_command(f"{line}-2 --compile").exit_code == 0
+    assert translated == ["UNet", "MomentumCopy"]
 
 
 @pytest.mark.parametrize(
