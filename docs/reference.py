@@ -12,6 +12,7 @@ MODULES = {
     "pinakes.data.base": "What every data source gives.",
     "pinakes.data.loading": "Load data by spec or path.",
     "pinakes.engine.plan": "How long, on what and with which seed a method is fitted.",
+    "pinakes.engine.compiling": "Networks translated by torch.compile.",
     "pinakes.nn.backbones": "Backbones by name.",
     "pinakes.lab.compare": "Methods against each other.",
     "pinakes.lab.leaderboard": "The outcome of a comparison.",
