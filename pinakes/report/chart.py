@@ -13,6 +13,12 @@ WIDTH, HEIGHT = 560, 360
 LEFT, RIGHT, TOP, BOTTOM = 54, 16, 30, 46
 LABELLED = 14
 LINE = 16
+GAP = 8
+"""From the middle of a point to what is written beside it."""
+CHARACTER = 6.1
+"""Width of a character of a name, on average and a little more."""
+ROWS = 8
+"""How many lines above and below a point are tried for its name."""
 
 
 @dataclass(frozen=True)
@@ -156,17 +162,72 @@ def _dot(point: Point, horizontal: Axis, vertical: Axis, best: bool) -> Markup:
 
 
 def _labels(points: Sequence[Point], horizontal: Axis, vertical: Axis) -> list[Markup]:
-    """Names beside the points, moved apart vertically where they would overlap."""
-    labels = []
-    places: list[float] = []
-    for point in sorted(points, key=lambda p: vertical.place(p.y)):
-        x, wanted = horizontal.place(point.x), vertical.place(point.y) + 4
-        y = max([wanted, *(place + LINE for place in places[-1:])])
-        places.append(y)
-        end = x > LEFT + 0.62 * (WIDTH - LEFT - RIGHT)
+    """Names beside the points, each where it covers neither another name nor another point.
+
+    One that had to go further away is joined to its point by a line.
+    """
+    dots = [(horizontal.place(point.x), vertical.place(point.y)) for point in points]
+    labels: list[Markup] = []
+    taken: list[Box] = []
+    for point, (x, y) in sorted(zip(points, dots, strict=True), key=lambda each: each[1][1]):
+        covered = [*taken, *(Box.around(*dot) for dot in dots if dot != (x, y))]
+        box = _free_place(x, y, CHARACTER * len(point.slug), covered)
+        taken.append(box)
+        end = box.right < x
+        if abs(box.middle - y) > LINE:
+            labels.append(
+                Markup('<path class="leader" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(
+                    x, y, box.right if end else box.left, box.middle
+                )
+            )
         labels.append(
             Markup('<text class="label" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
-                x - 10 if end else x + 10, y, "end" if end else "start", escape(point.slug)
+                box.right if end else box.left, box.middle + 4, "end" if end else "start", escape(point.slug)
             )
         )
     return labels
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of the plot."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def around(cls, x: float, y: float) -> "Box":
+        """What a dot covers."""
+        return cls(x - GAP, y - GAP, x + GAP, y + GAP)
+
+    @property
+    def middle(self) -> float:
+        """Half way down."""
+        return (self.top + self.bottom) / 2
+
+    def meets(self, other: "Box") -> bool:
+        """Whether both share some of the plot."""
+        apart = self.right <= other.left or other.right <= self.left
+        return not (apart or self.bottom <= other.top or other.bottom <= self.top)
+
+
+def _free_place(x: float, y: float, width: float, covered: Sequence[Box]) -> Box:
+    """The nearest place for a name of that width beside a point, or beside it all the same if none is free."""
+    rows = [0, *(down for away in range(1, ROWS) for down in (-away, away))]
+    found = [
+        Box(left, y + (down - 0.5) * LINE, left + width, y + (down + 0.5) * LINE)
+        for down in rows
+        for left in (x + GAP + 2, x - GAP - 2 - width)
+    ]
+    inside = [
+        box
+        for box in found
+        if box.left >= LEFT
+        and box.right <= WIDTH
+        and box.top >= TOP - LINE / 2
+        and box.bottom <= HEIGHT - BOTTOM
+    ]
+    free = [box for box in inside if not any(box.meets(other) for other in covered)]
+    return next(iter([*free, *inside, *found]))

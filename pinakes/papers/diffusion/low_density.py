@@ -27,7 +27,10 @@ sample in its class less firmly than the paper's, and the first push moves some 
 classifier (`guidance`) holds against that.
 """
 
+import logging
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -62,6 +65,8 @@ from pinakes.papers.diffusion.base import (
 from pinakes.tasks.base import Batch
 from pinakes.tasks.generation import FEATURES, Features
 
+log = logging.getLogger(__name__)
+
 EQUATIONS = (
     (
         "Hardness score",
@@ -89,6 +94,11 @@ EQUATIONS = (
 
 MADE_AT_ONCE = 256
 """Images of the model that are made together."""
+MADE_IN_HASTE = 16
+"""The same where time is limited."""
+PARTS_END = (0.5, 0.6, 0.85, 1.0)
+"""The shares of a limit of time by which the diffusion model, the classifier of classes, the images of the model and
+the classifier of real images are done."""
 REAL = 1
 """The centre of real images."""
 JUDGED = 500
@@ -328,11 +338,13 @@ class LowDensitySampling(Diffusion):
         self.register_buffer("trained", torch.zeros((), dtype=torch.int64))
 
     def learn(self, data: TaskData, plan: TrainingPlan) -> None:
-        """Trains the diffusion model, then what pushes."""
-        super().learn(data, plan)
+        """Trains the diffusion model, then what pushes; with a limit of time, the model takes half of it."""
+        limit, started = plan.time_limit, time.monotonic()
+        super().learn(data, plan if limit is None else replace(plan, time_limit=limit * PARTS_END[0]))
         steps = max(1, round(self.guide_share * int(self.trained)))
-        self._learn_typical(data, plan, steps)
-        self._learn_real(data, plan, steps)
+        typical, made, real = (None if limit is None else started + part * limit for part in PARTS_END[1:])
+        self._learn_typical(data, plan, steps, typical)
+        self._learn_real(data, plan, steps, made, real)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """As in other methods; counts steps."""
@@ -388,18 +400,26 @@ class LowDensitySampling(Diffusion):
             )
         return path
 
-    def _learn_typical(self, data: TaskData, plan: TrainingPlan, steps: int) -> None:
+    def _learn_typical(self, data: TaskData, plan: TrainingPlan, steps: int, until: float | None) -> None:
         def known() -> tuple[Tensor, Tensor]:
             batch = self._some(data, plan.batch_size)
             return self.encode(batch["image"]), batch["label"]
 
-        self._learn_shares(self.typical, known, steps)
+        self._learn_shares(self.typical, known, steps, until)
 
-    def _learn_real(self, data: TaskData, plan: TrainingPlan, steps: int) -> None:
+    def _learn_real(
+        self, data: TaskData, plan: TrainingPlan, steps: int, made_by: float | None, until: float | None
+    ) -> None:
         count = min(self.made, steps * plan.batch_size)
         label = torch.arange(count, device=self.device) % len(self.info.classes)
-        parts = label.split(MADE_AT_ONCE)
-        made = torch.cat([self.uniform(part, mix(plan.seed, place)) for place, part in enumerate(parts)])
+        parts = []
+        for place, part in enumerate(label.split(MADE_AT_ONCE if made_by is None else MADE_IN_HASTE)):
+            parts.append(self.uniform(part, mix(plan.seed, place)))
+            if made_by is not None and time.monotonic() > made_by:
+                break
+        made = torch.cat(parts)
+        if len(made) < count:
+            log.warning("time is over after %d of %d images of the model's", len(made), count)
 
         def both() -> tuple[Tensor, Tensor]:
             real = self.encode(self._some(data, plan.batch_size)["image"])
@@ -407,7 +427,7 @@ class LowDensitySampling(Diffusion):
             centre = torch.arange(2, device=self.device).repeat_interleave(len(real))
             return torch.cat([some, real]), centre
 
-        self._learn_shares(self.real, both, steps)
+        self._learn_shares(self.real, both, steps, until)
 
     def _some(self, data: TaskData, count: int) -> Batch:
         """Training images drawn at random."""
@@ -416,12 +436,19 @@ class LowDensitySampling(Diffusion):
         return {name: value.to(self.device) for name, value in batch.items() if isinstance(value, Tensor)}
 
     def _learn_shares(
-        self, network: NoisyClassifier, some: Callable[[], tuple[Tensor, Tensor]], steps: int
+        self,
+        network: NoisyClassifier,
+        some: Callable[[], tuple[Tensor, Tensor]],
+        steps: int,
+        until: float | None = None,
     ) -> None:
         """Teaches a network to which centre images belong, whatever noise there is on them."""
         network.requires_grad_(True)
         adam = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
-        for _ in range(steps):
+        for step in range(steps):
+            if until is not None and step and time.monotonic() > until:
+                log.warning("time is over after step %d of %d of a network that pushes", step, steps)
+                break
             clean, centre = some()
             t = torch.randint(1, self.T + 1, (len(clean),), device=clean.device)
             shares = network(q_sample(clean, torch.randn_like(clean), self.alpha_bar[t]), t)

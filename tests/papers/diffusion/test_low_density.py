@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 from torch import Tensor
@@ -167,6 +169,15 @@ def test_the_diffusion_model_is_the_same_however_long_learns_what_pushes() -> No
     for name, value in one.network.state_dict().items():
         assert torch.equal(value, other.network.state_dict()[name]), name
     assert not torch.equal(one.typical.centres, other.typical.centres)
+
+
+def test_a_limit_of_time_is_that_of_all_three_networks(caplog: pytest.LogCaptureFixture) -> None:
+    method = LowDensitySampling(**SMALL | {"made": 100_000, "guide_share": 1000.0})  # type: ignore[arg-type]
+    started = time.monotonic()
+    method.fit("digits?n=40", steps=100_000, batch_size=64, time_limit=2.0)
+    assert time.monotonic() - started < 10
+    assert "images of the model's" in caplog.text
+    assert not torch.equal(method.real.centres, LowDensitySampling(**SMALL).prepare(method.info).real.centres)  # type: ignore[arg-type]
 
 
 def test_data_without_classes_are_refused() -> None:
