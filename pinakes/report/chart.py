@@ -12,11 +12,11 @@ from pinakes.lab.leaderboard import Column, Leaderboard
 WIDTH, HEIGHT = 560, 360
 LEFT, RIGHT, TOP, BOTTOM = 54, 16, 30, 46
 LABELLED = 14
-LINE = 16
+LINE = 18
 GAP = 8
 """From the middle of a point to what is written beside it."""
-CHARACTER = 6.1
-"""Width of a character of a name, on average and a little more."""
+CHARACTER = 7.8
+"""Width of a character of a name, on average, where it is written largest: on a phone."""
 ROWS = 8
 """How many lines above and below a point are tried for its name."""
 
