@@ -6,7 +6,6 @@ learns the same is made certain by its loss on one batch, with the same noise, b
 Run with `python -m benchmarks diffusion_gpu`; writes `results/bench/diffusion_gpu.json`, but not without a GPU.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Clocks, Finding, compared, save
+from benchmarks.harness import Clocks, Finding, race, save
 from pinakes.data.base import DataInfo
 from pinakes.engine.compiling import compiled
 from pinakes.papers.diffusion.ddpm import DDPM
@@ -31,7 +30,7 @@ OPTIONS: dict[str, Any] = {
 DEVICE, SIDE, CHANNELS = "cuda", 32, 3
 BATCH, SAMPLES = 128, 64
 STEPS, ROUNDS = 20, 9
-"""Steps in one timing, and pairs of timings, after two that are not counted, in which networks are translated."""
+"""Steps in one timing, and pairs of timings, after one that is not counted, in which networks are translated."""
 CLOSE = 0.02
 """By how much, in proportion, a loss may differ: half precision keeps 8 bits of a number."""
 
@@ -71,10 +70,10 @@ class Side:
         with self.precision():
             return self.method.loss(self.clean, None)
 
-    def steps(self, count: int = STEPS) -> None:
+    def steps(self) -> None:
         """Takes training steps."""
         self.method.train()
-        for _ in range(count):
+        for _ in range(STEPS):
             loss = self.loss()
             self.optimiser.zero_grad()
             loss.backward()
@@ -117,26 +116,24 @@ def bench() -> list[Finding]:
     if not torch.cuda.is_available():
         return [Finding(NAME, "training steps and samples", skipped="this machine has no CUDA device")]
     plain = Side(PLAIN)
-    findings, speeds = [], {}
+    findings = []
     for way in WAYS:
         side = Side(way)
-        check(side, plain)
-        for what, ours, theirs, images in (
-            ("training step", side.steps, plain.steps, BATCH * STEPS),
-            ("sample", side.samples, plain.samples, SAMPLES),
+        for what, ours, theirs in (
+            (f"{STEPS} training steps of {BATCH} images", side.steps, plain.steps),
+            (f"{SAMPLES} samples", side.samples, plain.samples),
         ):
-            for _ in range(2):
-                ours()
-                theirs()
-            times: dict[str, list[Clocks]] = {"ours": [], "peer": []}
-            for _ in range(ROUNDS):
-                times["ours"].append(walled(ours))
-                times["peer"].append(walled(theirs))
             findings.append(
-                compared(NAME, f"{what}, {way.described()}", PLAIN.described(), times["ours"], times["peer"])
+                race(
+                    NAME,
+                    f"{what}, {way.described()}",
+                    ours=ours,
+                    peer=theirs,
+                    against=PLAIN.described(),
+                    check=lambda *_, side=side: check(side, plain),
+                    rounds=ROUNDS,
+                    clock=walled,
+                )
             )
-            for name, clocks in ((way.described(), times["ours"]), (PLAIN.described(), times["peer"])):
-                rate = images / statistics.median(each.wall for each in clocks)
-                speeds[f"{what}, {name}"] = round(rate, 1)
-    save(NAME, findings, images_a_second=speeds, device=torch.cuda.get_device_name())
+    save(NAME, findings, device=torch.cuda.get_device_name())
     return findings

@@ -162,7 +162,7 @@ def _dot(point: Point, horizontal: Axis, vertical: Axis, best: bool) -> Markup:
 
 
 def _labels(points: Sequence[Point], horizontal: Axis, vertical: Axis) -> list[Markup]:
-    """Names beside the points, each where it covers neither another name nor another point.
+    """Names beside the points, each where it covers neither another name nor another point, if there is such a place.
 
     One that had to go further away is joined to its point by a line.
     """
@@ -230,4 +230,4 @@ def _free_place(x: float, y: float, width: float, covered: Sequence[Box]) -> Box
         and box.bottom <= HEIGHT - BOTTOM
     ]
     free = [box for box in inside if not any(box.meets(other) for other in covered)]
-    return next(iter([*free, *inside, *found]))
+    return [*free, *inside, *found][0]

@@ -25,10 +25,10 @@ embedding is the teacher's class token behind the last normalisation.
 
 The teacher's temperature is 0.02 from first to last, in place of 0.04, rising to 0.07 in long training. Near the state
 where all images get the same answer, a student can foretell of the teacher's logits the share R that two views of an
-image have in common; over one round of teaching, what tells images apart then grows by R tau_s / tau_t. While the
-network is new, and for views that show little, R is well below a half; with the paper's temperatures and short training
-the answers became the same for all images, and the loss stayed at the logarithm of `out_dim`. Should it do so in yours,
-lower `teacher_temp`, or make the views more alike: `least_area`, `least_local_area`, `colour`.
+image have in common; over one round of teaching, what tells images apart then grows by R tau_s / tau_t. For digits and
+a new network, R is well below a half; with the paper's temperatures and short training the answers became the same for
+all images, and the loss stayed at the logarithm of `out_dim`. Should it do so in yours, lower `teacher_temp`, or make
+the views more alike: `least_area`, `least_local_area`, `colour`.
 """
 
 from collections.abc import Sequence
