@@ -17,9 +17,9 @@ What the code follows, with x_i a cell of the trained network's map and x'_j one
 From github.com/zdaxie/PixPro: of two cells of different size the larger diagonal counts; g(x_j) is normalised; g is
 one linear layer; images without a pair count with a loss of 0; the follower's momentum rises from 0.99 to 1.
 
-Differences from the paper: a small network, batch and projection; AdamW in place of LARS; colours change as in SimCLR;
-both crops go through the network together. Of `pixcontrast_loss`, cells with a partner count as those inside both
-crops. No instance branch, and no pre-trained feature pyramid.
+Differences from the paper: a small network, batch and projection; AdamW in place of LARS; colours change as in SimCLR.
+Of `pixcontrast_loss`, cells with a partner count as those inside both crops. No instance branch, and no pre-trained
+feature pyramid.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ from pinakes.nn.crops import cropped, random_boxes
 from pinakes.nn.momentum import MomentumCopy
 from pinakes.nn.projection import projection_head
 from pinakes.papers.self_supervised.simclr import SimCLR
-from pinakes.papers.self_supervised.views import SHORT_PLAN, ConvolutionalFromViews, Following, of_two_views
+from pinakes.papers.self_supervised.views import SHORT_PLAN, ConvolutionalFromViews, Following
 
 EQUATIONS = (
     ("Equation 1", r"A(i, j) = 1 \text{ if } \mathrm{dist}(i, j) \le T, \; 0 \text{ otherwise}"),
@@ -241,10 +241,11 @@ class FromCells(Following, ConvolutionalFromViews):
     def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
         """How badly cells agree with those of the other crop that show the same place."""
         (one, box), (other, other_box) = self.placed_view(image), self.placed_view(image)
-        maps, other_maps = of_two_views(self.online(), one, other)
+        online = self.online()
+        maps, other_maps = online(one), online(other)
         grid = (maps.shape[2], maps.shape[3])
         cells, other_cells = maps.flatten(2).mT, other_maps.flatten(2).mT
-        target, other_target = (each.flatten(2).mT for each in of_two_views(self.target, one, other))
+        target, other_target = (self.target(view).flatten(2).mT for view in (one, other))
         positive = positive_pairs(box, other_box, grid, self.threshold)
         return self.compare(cells, other_target, positive) + self.compare(other_cells, target, positive.mT)
 

@@ -11,7 +11,8 @@ What the code follows:
 - Section 4.2, `projection_head`: z = W2 relu(W1 h), and features are read from h, before it.
 
 Differences from the paper: a small network and batch; AdamW in place of LARS; batch normalisation in the head, as in
-github.com/google-research/simclr.
+github.com/google-research/simclr, which normalises both views together: here each goes through the network by itself,
+as in BYOL's and Barlow Twins' code, which needs less of a processor's memory at a time.
 """
 
 from typing import Any
@@ -25,13 +26,7 @@ from pinakes.lab.claims import Lab, Trial, claim
 from pinakes.nn.contrastive import nt_xent_loss
 from pinakes.nn.projection import projection_head
 from pinakes.papers.self_supervised.base import CLAIM_PLAN
-from pinakes.papers.self_supervised.views import (
-    CLAIM_DATA,
-    SHORT_PLAN,
-    ConvolutionalFromViews,
-    Untrained,
-    of_two_views,
-)
+from pinakes.papers.self_supervised.views import CLAIM_DATA, SHORT_PLAN, ConvolutionalFromViews, Untrained
 
 EQUATIONS = (
     (
@@ -69,7 +64,7 @@ class SimCLR(ConvolutionalFromViews):
 
     def loss(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
         """How badly views find the other ones of their images."""
-        one, other = of_two_views(self.project, self.view(image), self.view(image))
+        one, other = (self.project(self.view(image)) for _ in range(2))
         return nt_xent_loss(one, other, self.temperature)
 
     def project(
