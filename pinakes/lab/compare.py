@@ -19,6 +19,7 @@ from pinakes.errors import UserError, suggest
 from pinakes.lab import notation
 from pinakes.lab.cells import TELLING_SETTINGS, Cell, CellResult, cell_key, read_cell, write_cell
 from pinakes.lab.describing import data_name, describe
+from pinakes.lab.ending import remembered_end
 from pinakes.lab.leaderboard import Leaderboard
 from pinakes.lab.progress import WorkBar
 from pinakes.lab.ranking import rank
@@ -56,7 +57,8 @@ def compare(
 
     Each pair of method and seed is a cell. Cells run one after the other, and each is on disk as soon as it is
     done: after an interruption the same call goes on where it stopped, and runs again what failed or what no
-    longer fits (other options, settings, data or source code). A cell that fails does not stop the others.
+    longer fits (other options, settings, data or source code). A cell that fails does not stop the others; Ctrl-C and
+    a request to end (SIGTERM) do.
 
     Args:
         subject: Name of a task, such as "anomaly", or of a shelf where no task has that name: then the methods are the
@@ -138,6 +140,7 @@ def compare(
     results = []
     with (
         remembered_interrupts() as check_interrupt,
+        remembered_end() as check_end,
         WorkBar("comparing", len(cells), shown=progress) as bar,
     ):
         for cell in cells:
@@ -146,6 +149,7 @@ def compare(
             if result is None or result.key != cell.key or result.error or not whole:
                 shown = [sample.index for sample in description.shown]
                 result, files = run_cell(cell, stated, loaded, shown, folder)
+                check_end()
                 write_cell(cell.folder(folder), result, files)
             results.append(result)
             bar.say(_line(result, stated.metrics), done=len(results))

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import torch
 
 import pinakes
 from pinakes.catalogue import find
-from pinakes.lab.cells import cell_key, read_cell
+from pinakes.lab.cells import Cell, CellResult, cell_key, read_cell
 from pinakes.lab.leaderboard import Leaderboard
 from pinakes.lab.pictures import choose
 from tests.lab.shelf_of_toys import toys
@@ -136,6 +138,20 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(tmp_path: Path) -> N
     board = compared(tmp_path / "out", "toy-contrast", seeds=2, options=options)
     assert fits(log) == ["0", "1"]
     assert board.rows[0].seeds == (0, 1)
+
+
+def test_a_request_to_end_is_not_taken_for_a_cell_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_with_its_workers(cell: Cell, *_: Any) -> tuple[CellResult, dict[str, bytes]]:
+        with contextlib.suppress(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+        return CellResult(cell.paper.slug, cell.seed, cell.key, error="a worker was killed"), {}
+
+    monkeypatch.setattr("pinakes.lab.compare.run_cell", killed_with_its_workers)
+    with pytest.raises(SystemExit):
+        compared(tmp_path)
+    assert not list(tmp_path.glob("cells/*"))
 
 
 def test_shown_images_are_balanced_over_kinds_and_the_same_each_time() -> None:

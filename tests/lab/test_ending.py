@@ -1,0 +1,35 @@
+import contextlib
+import signal
+from typing import Any
+
+import pytest
+
+from pinakes.lab.ending import ENDED, remembered_end
+
+
+def test_a_request_to_end_leaves_where_it_falls_and_restores_what_was_there() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, remembered_end():
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == ENDED == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_request_that_was_lost_is_remembered() -> None:
+    with remembered_end() as check:
+        check()
+        with contextlib.suppress(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            check()
+
+
+def test_what_awaited_the_request_before_is_told() -> None:
+    heard: list[Any] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with pytest.raises(SystemExit), remembered_end():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
