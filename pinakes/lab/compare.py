@@ -12,19 +12,18 @@ from pinakes import tasks
 from pinakes.catalogue import Paper
 from pinakes.data import load_data
 from pinakes.data.base import TaskData
-from pinakes.engine.interrupts import remembered_interrupts
 from pinakes.engine.plan import TrainingPlan, torch_device
 from pinakes.engine.runs import DESCRIPTION, read_description
 from pinakes.errors import UserError, suggest
 from pinakes.lab import notation
 from pinakes.lab.cells import TELLING_SETTINGS, Cell, CellResult, cell_key, read_cell, write_cell
 from pinakes.lab.describing import data_name, describe
-from pinakes.lab.ending import remembered_end
 from pinakes.lab.leaderboard import Leaderboard
 from pinakes.lab.progress import WorkBar
 from pinakes.lab.ranking import rank
 from pinakes.lab.references import are_whole, read_references
 from pinakes.lab.running import run_cell
+from pinakes.lab.stopping import remembered_stops
 from pinakes.lab.subject import subject as find_subject
 from pinakes.report import write_report
 from pinakes.tasks.base import Metric
@@ -139,8 +138,7 @@ def compare(
     ]
     results = []
     with (
-        remembered_interrupts() as check_interrupt,
-        remembered_end() as check_end,
+        remembered_stops() as check_stop,
         WorkBar("comparing", len(cells), shown=progress) as bar,
     ):
         for cell in cells:
@@ -149,11 +147,12 @@ def compare(
             if result is None or result.key != cell.key or result.error or not whole:
                 shown = [sample.index for sample in description.shown]
                 result, files = run_cell(cell, stated, loaded, shown, folder)
-                check_end()
+                if result.error:
+                    check_stop()
                 write_cell(cell.folder(folder), result, files)
             results.append(result)
             bar.say(_line(result, stated.metrics), done=len(results))
-            check_interrupt()
+            check_stop()
     references = read_references(folder, results)
     board = rank(stated.name, loaded.spec, stated.metrics, chosen, results, folder, references)
     board.save(folder)

@@ -18,7 +18,6 @@ from pinakes.data.base import TaskData
 from pinakes.data.splits import hold_out
 from pinakes.data.views import chosen, labels_of
 from pinakes.engine.checkpoints import SETTINGS
-from pinakes.engine.interrupts import remembered_interrupts
 from pinakes.engine.plan import TrainingPlan
 from pinakes.engine.runs import DESCRIPTION, read_description, write_whole
 from pinakes.errors import UserError, suggest
@@ -29,6 +28,7 @@ from pinakes.lab.distilled import BATCHES, TASK, Candidate, Distilled, Figures
 from pinakes.lab.judging import judged, milliseconds_an_image
 from pinakes.lab.progress import WorkBar
 from pinakes.lab.references import stretched
+from pinakes.lab.stopping import remembered_stops
 
 if TYPE_CHECKING:
     from pinakes.method import Method
@@ -251,7 +251,7 @@ def _fits(
     reached, candidates = -math.inf, []
     alone = len(chosen_papers) == 1
     with (
-        remembered_interrupts() as check_interrupt,
+        remembered_stops() as check_stop,
         WorkBar("distilling", len(chosen_papers), shown=progress and not alone) as bar,
     ):
         if choice:
@@ -266,6 +266,7 @@ def _fits(
                 took = time.perf_counter() - started
                 value = math.nan if alone else method.evaluate(data)[headline.name]
             except Exception as error:
+                check_stop()
                 if alone:
                     raise
                 log.info("%s failed", paper.slug, exc_info=error)
@@ -282,7 +283,7 @@ def _fits(
                 best, reached = (paper.slug, method), sign * value
             del method
             gc.collect()
-            check_interrupt()
+            check_stop()
     if best is None:
         raise UserError(
             f"no method gave a student; the first, {candidates[0].slug}, failed: {candidates[0].error}"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from pinakes.catalogue import Paper, papers, shelves
 from pinakes.data import load_data
-from pinakes.engine.interrupts import remembered_interrupts
 from pinakes.engine.plan import torch_device
 from pinakes.errors import UserError, suggest
 from pinakes.lab import notation
@@ -16,6 +15,7 @@ from pinakes.lab.examination import Examination
 from pinakes.lab.progress import WorkBar
 from pinakes.lab.record import ClaimRecord, Record
 from pinakes.lab.seed_run import run_all
+from pinakes.lab.stopping import remembered_stops
 
 RESULTS = Path("results/claims")
 SEEDS = 5
@@ -87,9 +87,9 @@ def verify(
         if record is not None:
             records[paper.slug] = record
     if confirm:
-        with remembered_interrupts() as check_interrupt:
+        with remembered_stops() as check_stop:
             old = [paper for paper in chosen if paper.slug not in records]
-            records |= confirmed(old, folder, jobs=jobs, device=device, check_interrupt=check_interrupt)
+            records |= confirmed(old, folder, jobs=jobs, device=device, check_interrupt=check_stop)
     count = seeds or (QUICK_SEEDS if quick else SEEDS)
     examinations = {
         paper.slug: Examination(paper, count, data=data, quick=quick, device=device)
@@ -101,18 +101,20 @@ def verify(
         names = ", ".join(paper.slug for paper in chosen)
         raise UserError(f"{names}: no claim is written down yet; add one to the paper's module with @claim")
     works = [work for each in examinations.values() for work in each.left()]
-    with remembered_interrupts() as check_interrupt, WorkBar("verifying", len(works), shown=progress) as bar:
+    with remembered_stops() as check_stop, WorkBar("verifying", len(works), shown=progress) as bar:
         for slug, each in examinations.items():
             if not each.left():
                 records[slug] = each.close(folder)
         for work, result in run_all(works, jobs):
+            if result.failed:
+                check_stop()
             each = examinations[work.slug]
             verdict = each.add(work, result)
             left = sum(len(other.left()) for other in examinations.values())
             bar.say(_line(work.slug, verdict) if verdict else "", done=len(works) - left)
             if not each.left():
                 records[work.slug] = each.close(folder)
-            check_interrupt()
+            check_stop()
     return [records[paper.slug] for paper in chosen if paper.slug in records]
 
 

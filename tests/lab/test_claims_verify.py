@@ -1,6 +1,8 @@
 """`verify`: records, resumption, staleness, failures; on toys that take no time."""
 
+import contextlib
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,20 @@ def test_an_interrupted_run_goes_on_after_the_seeds_that_are_done(
     verify("toy-brighter", seeds=3)
     assert fits(log) == ["Method 1", "Denial 1", "Method 2", "Denial 2"]
     assert not list((claiming / "cache").rglob("seed-*.json"))
+
+
+def test_a_request_to_end_is_not_taken_for_a_claim_that_failed(
+    claiming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_with_its_workers(work: SeedRun) -> SeedResult:
+        with contextlib.suppress(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+        return SeedResult("RuntimeError: a worker was killed")
+
+    monkeypatch.setattr(seed_run, "run", killed_with_its_workers)
+    with pytest.raises(SystemExit):
+        verify("toy-brighter", seeds=1)
+    assert not (claiming / RESULTS).exists()
 
 
 def test_stale_runs_only_what_changed(claiming: Path, monkeypatch: pytest.MonkeyPatch) -> None:

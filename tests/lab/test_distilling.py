@@ -1,4 +1,6 @@
+import contextlib
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,20 @@ def test_a_method_that_fails_costs_the_others_nothing(
     monkeypatch.setattr(pinakes.find("dkd").load(), "loss", fail)
     with pytest.raises(UserError, match="no method gave a student; the first, kd, failed: RuntimeError"):
         distilled(tmp_path / "none", methods="kd,dkd")
+
+
+def test_a_request_to_end_is_not_taken_for_a_method_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_with_its_workers(self: Method, *args: Any, **settings: Any) -> None:
+        with contextlib.suppress(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("a worker was killed")
+
+    for slug in ("kd", "dkd"):
+        monkeypatch.setattr(pinakes.find(slug).load(), "fit", killed_with_its_workers)
+    with pytest.raises(SystemExit):
+        distilled(tmp_path, methods="kd,dkd")
 
 
 def test_the_same_call_continues_and_gives_the_same(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ What the code follows:
 
 Differences from the paper: a small network and batch; AdamW in place of LARS; batch normalisation in the head, as in
 github.com/google-research/simclr, which normalises both views together: here each goes through the network by itself,
-as in BYOL's and Barlow Twins' code, which needs less of a processor's memory at a time.
+as in BYOL's and Barlow Twins' code, which on a CPU takes less time for larger images.
 """
 
 from typing import Any
