@@ -17,8 +17,8 @@ What the code follows:
 
 Differences from the paper: small networks without selective kernels, and no memory of earlier negatives, which the
 authors found to add little. In pretraining each view is normalised by itself, as in `simclr` here. AdamW in place of
-LARS. A student has fresh weights and no projection head, as in the
-authors' notebook. Batches of fine-tuning are drawn from the labelled images with replacement.
+LARS. A student has fresh weights and no projection head, as in the authors' notebook. Batches of fine-tuning are drawn
+from the labelled images with replacement.
 """
 
 from collections.abc import Sequence
