@@ -25,6 +25,7 @@ from pinakes.lab.references import are_whole, read_references
 from pinakes.lab.running import run_cell
 from pinakes.lab.stopping import remembered_stops
 from pinakes.lab.subject import subject as find_subject
+from pinakes.lab.untrained import TASKS, judge_untrained
 from pinakes.report import write_report
 from pinakes.tasks.base import Metric
 
@@ -136,7 +137,8 @@ def compare(
         for seed in range(seeds)
         for paper, plan in zip(chosen, plans, strict=True)
     ]
-    results = []
+    results: list[CellResult] = []
+    untrained: dict[tuple[str, int], Mapping[str, float]] = {}
     with (
         remembered_stops() as check_stop,
         WorkBar("comparing", len(cells), shown=progress) as bar,
@@ -150,11 +152,14 @@ def compare(
                 if result.error:
                     check_stop()
                 write_cell(cell.folder(folder), result, files)
+            if about.task in TASKS and not result.error:
+                untrained[result.slug, result.seed] = judge_untrained(cell, loaded, folder)
+                check_stop()
             results.append(result)
             bar.say(_line(result, stated.metrics), done=len(results))
             check_stop()
     references = read_references(folder, results)
-    board = rank(stated.name, loaded.spec, stated.metrics, chosen, results, folder, references)
+    board = rank(stated.name, loaded.spec, stated.metrics, chosen, results, folder, references, untrained)
     board.save(folder)
     write_report(folder)
     return board

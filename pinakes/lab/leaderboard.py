@@ -60,6 +60,7 @@ class Row:
         seeds: The seeds that gave a result; the values of every estimate are in this order.
         metrics: Each metric over the seeds.
         groups: The same for parts of the test data.
+        untrained: The metrics of the method before it learnt, for tasks whose methods say something then.
         fit_seconds: How long fitting took.
         predict_milliseconds: How long one image takes to predict, in a batch.
         parameters: How many learnable numbers the method has.
@@ -74,6 +75,7 @@ class Row:
     seeds: tuple[int, ...] = ()
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    untrained: Mapping[str, Estimate] = field(default_factory=dict)
     fit_seconds: Estimate = field(default_factory=Estimate)
     predict_milliseconds: Estimate = field(default_factory=Estimate)
     parameters: int = 0
@@ -83,6 +85,15 @@ class Row:
     def metric(self, name: str) -> Estimate:
         """The estimate of a metric; without values where the data does not allow it."""
         return self.metrics.get(name, Estimate())
+
+    def gain(self, column: Column) -> Estimate:
+        """By how much a metric is better than before the method learnt, seed by seed; without values if not judged."""
+        before = self.untrained.get(column.name)
+        if before is None:
+            return Estimate()
+        sign = 1 if column.higher_is_better else -1
+        both = zip(self.metric(column.name).values, before.values, strict=True)
+        return Estimate(tuple(sign * (after - earlier) for after, earlier in both))
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -95,6 +106,7 @@ class Row:
                 group: {name: found.as_json() for name, found in metrics.items()}
                 for group, metrics in self.groups.items()
             },
+            "untrained": {name: found.as_json() for name, found in self.untrained.items()},
             "fit_seconds": self.fit_seconds.as_json(),
             "predict_milliseconds": self.predict_milliseconds.as_json(),
             **sizes,
@@ -109,6 +121,10 @@ class Row:
             "groups": {
                 group: {name: Estimate.from_json(found) for name, found in metrics.items()}
                 for group, metrics in values["groups"].items()
+            },
+            # leaderboards of earlier versions have none
+            "untrained": {
+                name: Estimate.from_json(found) for name, found in values.get("untrained", {}).items()
             },
             "fit_seconds": Estimate.from_json(values["fit_seconds"]),
             "predict_milliseconds": Estimate.from_json(values["predict_milliseconds"]),
@@ -235,6 +251,16 @@ class Leaderboard:
         sign = 1 if self.headline.higher_is_better else -1
         both = Estimate(tuple(sign * (first[seed] - second[seed]) for seed in first if seed in second))
         return both if both.finite else None
+
+    @property
+    def shows_gain(self) -> bool:
+        """Whether any method was judged in the headline before it learnt."""
+        return any(row.gain(self.headline).finite for row in self.ranked)
+
+    @property
+    def lost(self) -> tuple[Row, ...]:
+        """The rows whose headline is worse than before they learnt, by the mean over the seeds."""
+        return tuple(row for row in self.ranked if row.gain(self.headline).mean < 0)
 
     def best(self, column: Column) -> float:
         """The best mean of a metric over all rows, or NaN."""

@@ -1,6 +1,6 @@
 """Makes a leaderboard of the results of cells."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pinakes.catalogue import Paper
@@ -18,6 +18,7 @@ def rank(
     results: Sequence[CellResult],
     folder: Path | None = None,
     references: Sequence[Reference] = (),
+    untrained: Mapping[tuple[str, int], Mapping[str, float]] | None = None,
 ) -> Leaderboard:
     """Gathers the results of every method over its seeds.
 
@@ -30,6 +31,7 @@ def rank(
         results: Their cells.
         folder: The comparison's folder.
         references: What the methods learnt from; they are kept beside the rows and not ranked.
+        untrained: The metrics by method and seed before it learnt, where that was judged.
     """
     found = {name for result in results for name in result.metrics}
     measured = [metric for metric in metrics if metric.name in found] or metrics[:1]
@@ -40,7 +42,9 @@ def rank(
         task=task,
         data=data,
         columns=columns,
-        rows=tuple(_row(paper, [r for r in results if r.slug == paper.slug]) for paper in papers),
+        rows=tuple(
+            _row(paper, [r for r in results if r.slug == paper.slug], untrained or {}) for paper in papers
+        ),
         failures=tuple(
             Failure(r.slug, r.seed, r.error, f"cells/{r.slug}/seed-{r.seed}/{TRACEBACK}")
             for r in results
@@ -51,7 +55,11 @@ def rank(
     )
 
 
-def _row(paper: Paper, results: Sequence[CellResult]) -> Row:
+def _row(
+    paper: Paper,
+    results: Sequence[CellResult],
+    untrained: Mapping[tuple[str, int], Mapping[str, float]],
+) -> Row:
     good = [result for result in results if not result.error]
     names = list(dict.fromkeys(name for result in good for name in result.metrics))
     groups = {
@@ -59,6 +67,7 @@ def _row(paper: Paper, results: Sequence[CellResult]) -> Row:
         for group in dict.fromkeys(group for result in good for group in result.groups)
     }
     nan = float("nan")
+    before = [untrained.get((result.slug, result.seed), {}) for result in good]
     return Row(
         slug=paper.slug,
         title=paper.title,
@@ -71,6 +80,9 @@ def _row(paper: Paper, results: Sequence[CellResult]) -> Row:
                 name: Estimate(tuple(r.groups.get(group, {}).get(name, nan) for r in good)) for name in each
             }
             for group, each in groups.items()
+        },
+        untrained={
+            name: Estimate(tuple(each.get(name, nan) for each in before)) for name in names if any(before)
         },
         fit_seconds=Estimate(tuple(r.fit_seconds for r in good)),
         predict_milliseconds=Estimate(tuple(r.predict_milliseconds for r in good)),

@@ -31,13 +31,13 @@ def for_terminal(board: "Leaderboard", width: int) -> Table:
     """The leaderboard in at most `width` characters a line.
 
     Where they are few, the intervals of all metrics but the headline go first, then size, fit and seeds, then the
-    metrics from the last; method, headline and latency always stay.
+    gain, then the metrics from the last; method, headline and latency always stay.
     """
     columns = _columns(board, intervals=len(board.columns))
     metrics = len(board.columns)
     if _width(columns) > width:
         columns = _columns(board, intervals=1)
-    spare = ["size", "fit", "seeds", *(column.head for column in columns[metrics:1:-1])]
+    spare = ["size", "fit", "seeds", "gain", *(column.head for column in columns[metrics:1:-1])]
     while spare and _width(columns) > width:
         columns = [column for column in columns if column.head != spare[0]]
         spare = spare[1:]
@@ -75,6 +75,8 @@ def note(board: "Leaderboard") -> str:
     failed = len(board.failures)
     if failed:
         what += f"; {failed} cell{'s' * (failed != 1)} failed"
+    if board.shows_gain:
+        what += f"; gain: {board.headline.label} against the same network before it learnt"
     return f"{what}; below the line, not ranked: what methods learnt from" if board.references else what
 
 
@@ -106,6 +108,11 @@ def _columns(board: "Leaderboard", *, intervals: int) -> list[_Column]:
                 lambda reference, name=each.name: notation.number(reference.metrics.get(name, math.nan)),  # type: ignore[misc]  # as above
             )
             for position, each in enumerate(board.columns)
+        ),
+        *(
+            [column("gain", lambda row: notation.number(row.gain(board.headline).mean))]
+            if board.shows_gain
+            else []
         ),
         column(
             "ms an\nimage",

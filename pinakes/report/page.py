@@ -14,6 +14,7 @@ from pinakes import tasks
 from pinakes.lab import comparison, notation
 from pinakes.lab.cells import SCORES, CellResult, Picture, read_cell
 from pinakes.lab.comparison import Comparison, Shown
+from pinakes.lab.intervals import Estimate
 from pinakes.lab.leaderboard import REPORT, Column, Leaderboard, Row
 from pinakes.report.chart import accuracy_against_latency
 from pinakes.report.confusion import Confusion, confusion, shown_at_first
@@ -127,6 +128,8 @@ def _columns(board: Leaderboard) -> list[TableColumn]:
         )
         for column in board.columns
     ]
+    if board.shows_gain:
+        columns.append(_gains(board))
     for label, about, figure, write, beside in (
         (
             "ms an image",
@@ -168,9 +171,23 @@ def _columns(board: Leaderboard) -> list[TableColumn]:
 
 
 def _metric_cell(row: Row, column: Column, best: float) -> tuple[str, str, float, bool]:
-    found = row.metric(column.name)
+    return _estimate_cell(row.metric(column.name), best)
+
+
+def _estimate_cell(found: Estimate, best: float) -> tuple[str, str, float, bool]:
     mean, _, half = notation.estimate(found).partition(" ± ")
     return mean, half, found.mean, found.mean == best
+
+
+def _gains(board: Leaderboard) -> TableColumn:
+    found = {row.slug: row.gain(board.headline) for row in board.ranked}
+    best = max(each.mean for each in found.values() if each.finite)
+    return TableColumn(
+        "gain",
+        f"{board.headline.label} against that of the same network before it learnt; higher is better",
+        {slug: _estimate_cell(each, best) for slug, each in found.items()},
+        [notation.MISSING] * len(board.references),
+    )
 
 
 @dataclass(frozen=True)
