@@ -259,8 +259,9 @@ class Leaderboard:
 
     @property
     def lost(self) -> tuple[Row, ...]:
-        """The rows whose headline is worse than before they learnt, by the mean over the seeds."""
-        return tuple(row for row in self.ranked if row.gain(self.headline).mean < 0)
+        """The rows whose headline is worse than before they learnt, with every seed."""
+        gains = ((row, row.gain(self.headline).finite) for row in self.ranked)
+        return tuple(row for row, gain in gains if gain and max(gain) < 0)
 
     def best(self, column: Column) -> float:
         """The best mean of a metric over all rows, or NaN."""

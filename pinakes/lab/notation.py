@@ -11,10 +11,10 @@ def number(value: float) -> str:
     """A value with about three digits that tell, or a dash if it is not finite.
 
     Example:
-        >>> number(0.98765), number(-12.345), number(float("nan"))
-        ('0.988', '−12.3', '–')
+        >>> number(0.98765), number(-12.345), number(-0.0001), number(float("nan"))
+        ('0.988', '−12.3', '0.000', '–')
     """
-    return f"{value:.{_decimals(value)}f}".replace("-", "−") if math.isfinite(value) else MISSING
+    return f"{value:z.{_decimals(value)}f}".replace("-", "−") if math.isfinite(value) else MISSING
 
 
 def estimate(found: Estimate) -> str:

@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,13 @@ def test_methods_that_end_below_their_start_are_named() -> None:
     row = Row(
         "one",
         seeds=(0, 1),
-        metrics={"accuracy": Estimate((0.5, 0.6)), "error": Estimate((0.5, 0.4))},
+        metrics={"accuracy": Estimate((0.5, 0.59)), "error": Estimate((0.5, 0.4))},
         untrained={"accuracy": Estimate((0.6, 0.6)), "error": Estimate((0.6, float("nan")))},
     )
-    assert row.gain(accuracy).mean == pytest.approx(-0.05)
+    assert row.gain(accuracy).mean == pytest.approx(-0.055)
     assert row.gain(error).mean == pytest.approx(0.1)
     assert Leaderboard("task", "data", (accuracy,), (row,)).lost == (row,)
     assert Leaderboard("task", "data", (error,), (row,)).lost == ()
+    one_seed_is_level = replace(row, metrics={"accuracy": Estimate((0.5, 0.6))})
+    assert Leaderboard("task", "data", (accuracy,), (one_seed_is_level,)).lost == ()
     assert Row("two", seeds=(0,)).gain(accuracy) == Estimate()
