@@ -25,7 +25,7 @@ from pinakes.lab.references import are_whole, read_references
 from pinakes.lab.running import run_cell
 from pinakes.lab.stopping import remembered_stops
 from pinakes.lab.subject import subject as find_subject
-from pinakes.lab.untrained import TASKS, judge_untrained
+from pinakes.lab.untrained import JUDGED_UNTRAINED, judge_untrained
 from pinakes.report import write_report
 from pinakes.tasks.base import Metric
 
@@ -58,7 +58,8 @@ def compare(
     Each pair of method and seed is a cell. Cells run one after the other, and each is on disk as soon as it is
     done: after an interruption the same call goes on where it stopped, and runs again what failed or what no
     longer fits (other options, settings, data or source code). A cell that fails does not stop the others; Ctrl-C and
-    a request to end (SIGTERM) do.
+    a request to end (SIGTERM) do. Methods that learn features are also judged as they were before they learnt; the gain
+    is in the leaderboard.
 
     Args:
         subject: Name of a task, such as "anomaly", or of a shelf where no task has that name: then the methods are the
@@ -152,7 +153,7 @@ def compare(
                 if result.error:
                     check_stop()
                 write_cell(cell.folder(folder), result, files)
-            if about.task in TASKS and not result.error:
+            if about.task in JUDGED_UNTRAINED and not result.error:
                 untrained[result.slug, result.seed] = judge_untrained(cell, loaded, folder)
                 check_stop()
             results.append(result)

@@ -24,7 +24,7 @@ def confirm(
     *,
     jobs: int = 1,
     device: str = "auto",
-    check_interrupt: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Record]:
     """Runs the first seed of every claim of papers whose records are of older code, and renews those that agree.
 
@@ -33,7 +33,7 @@ def confirm(
         folder: Of the records, which are written anew.
         jobs: How many seeds run at a time.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        check_interrupt: Called after each seed, to raise what must end the work.
+        check_stop: Called after each seed, to raise what must end the work.
 
     Returns:
         The records that were confirmed, by slug.
@@ -50,7 +50,7 @@ def confirm(
         if each.code == code_hash(each.paper):
             keep(work, result)
         each.results[work] = result
-        check_interrupt()
+        check_stop()
         if len(each.results) == len(each.works) and each.agrees():
             confirmed[work.slug] = each.renew()
     for slug, each in waiting.items():

@@ -1,6 +1,5 @@
 """`distill`: a small network that learns from a large one, chosen among the methods that can teach it, and exported."""
 
-import gc
 import json
 import logging
 import math
@@ -25,7 +24,7 @@ from pinakes.lab import notation
 from pinakes.lab.compare import spread_options
 from pinakes.lab.describing import data_name
 from pinakes.lab.distilled import BATCHES, TASK, Candidate, Distilled, Figures
-from pinakes.lab.judging import judged, milliseconds_an_image
+from pinakes.lab.judging import give_back, judged, milliseconds_an_image
 from pinakes.lab.progress import WorkBar
 from pinakes.lab.references import stretched
 from pinakes.lab.stopping import remembered_stops
@@ -282,7 +281,7 @@ def _fits(
             if best is None or sign * value > reached:
                 best, reached = (paper.slug, method), sign * value
             del method
-            gc.collect()
+            give_back()
             check_stop()
     if best is None:
         raise UserError(

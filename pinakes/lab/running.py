@@ -1,6 +1,5 @@
 """Runs one cell of a comparison: fit, judge, time, draw."""
 
-import gc
 import json
 import math
 import time
@@ -17,7 +16,7 @@ from pinakes.engine.plan import TrainingPlan
 from pinakes.engine.seeds import isolated
 from pinakes.errors import UserError
 from pinakes.lab.cells import SCORES, TELLING_SETTINGS, TRACEBACK, Cell, CellResult
-from pinakes.lab.judging import judged, wait_for
+from pinakes.lab.judging import give_back, judged, wait_for
 from pinakes.lab.pictures import encode
 from pinakes.lab.references import LEARNT_FROM, judge_references
 from pinakes.method import Method
@@ -81,9 +80,7 @@ def run_cell(
             TRACEBACK: whole.encode()
         }
     finally:
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        give_back()
 
 
 def _run(

@@ -42,9 +42,8 @@ def _remembered_end() -> Iterator[Callable[[], None]]:
         asked.set()
         if callable(before):
             before(number, frame)
-        if (
-            signal.getsignal(signal.SIGTERM) is end
-        ):  # else Lightning trains: it ends after the step, with a checkpoint
+        # another handler over this one is Lightning's, which ends training after the step, with a checkpoint
+        if signal.getsignal(signal.SIGTERM) is end:
             raise SystemExit(ENDED)
 
     def check() -> None:

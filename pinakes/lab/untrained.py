@@ -12,16 +12,17 @@ import pinakes
 from pinakes.data.base import TaskData
 from pinakes.engine.plan import TrainingPlan, torch_device
 from pinakes.engine.runs import write_whole
+from pinakes.engine.seeds import isolated
 from pinakes.lab.cells import Cell
 from pinakes.lab.intervals import or_nan, or_none
-from pinakes.lab.judging import judged
+from pinakes.lab.judging import give_back
 
 log = logging.getLogger(__name__)
 
 FILE = "untrained.json"
 """In a cell's folder: the metrics of its method before it learnt."""
-TASKS = ("representation",)
-"""Those whose methods say something of an image before they have learnt."""
+JUDGED_UNTRAINED = ("representation",)
+"""The tasks whose methods say something of an image before they have learnt."""
 
 
 def judge_untrained(cell: Cell, data: TaskData, comparison: Path) -> dict[str, float]:
@@ -42,13 +43,20 @@ def judge_untrained(cell: Cell, data: TaskData, comparison: Path) -> dict[str, f
     except (FileNotFoundError, ValueError, AttributeError):
         pass
     try:
-        method = pinakes.create(cell.paper.slug, **cell.options)
-        plan = TrainingPlan().settled(method.training_defaults, {**cell.settings, "seed": cell.seed})
-        method.prepare(data.info, seed=cell.seed).to(torch_device(plan.device)).eval()
-        found = judged(method, data, seed=cell.seed, workers=plan.workers).metrics
+        found = _metrics(cell, data)
     except Exception as error:  # the cell has its result, whatever is wrong with this one
         log.warning("%s cannot be judged untrained: %s", cell.paper.slug, error)
         return {}
+    finally:
+        give_back()
     values = {name: or_none(value) for name, value in found.items()}
     write_whole(file, json.dumps(values, allow_nan=False).encode())
     return found
+
+
+def _metrics(cell: Cell, data: TaskData) -> dict[str, float]:
+    method = pinakes.create(cell.paper.slug, **cell.options)
+    plan = TrainingPlan().settled(method.training_defaults, {**cell.settings, "seed": cell.seed})
+    method.prepare(data.info, seed=cell.seed).to(torch_device(plan.device)).eval()
+    with isolated(cell.seed):
+        return method.evaluate(data, workers=plan.workers)

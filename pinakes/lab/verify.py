@@ -89,7 +89,7 @@ def verify(
     if confirm:
         with remembered_stops() as check_stop:
             old = [paper for paper in chosen if paper.slug not in records]
-            records |= confirmed(old, folder, jobs=jobs, device=device, check_interrupt=check_stop)
+            records |= confirmed(old, folder, jobs=jobs, device=device, check_stop=check_stop)
     count = seeds or (QUICK_SEEDS if quick else SEEDS)
     examinations = {
         paper.slug: Examination(paper, count, data=data, quick=quick, device=device)

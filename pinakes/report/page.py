@@ -123,7 +123,7 @@ def _columns(board: Leaderboard) -> list[TableColumn]:
         TableColumn(
             column.label,
             f"{column.about}; {'higher' if column.higher_is_better else 'lower'} is better",
-            {row.slug: _metric_cell(row, column, board.best(column)) for row in board.ranked},
+            {row.slug: _estimate_cell(row.metric(column.name), board.best(column)) for row in board.ranked},
             [notation.number(each.metrics.get(column.name, math.nan)) for each in board.references],
         )
         for column in board.columns
@@ -168,10 +168,6 @@ def _columns(board: Leaderboard) -> list[TableColumn]:
             )
         )
     return columns
-
-
-def _metric_cell(row: Row, column: Column, best: float) -> tuple[str, str, float, bool]:
-    return _estimate_cell(row.metric(column.name), best)
 
 
 def _estimate_cell(found: Estimate, best: float) -> tuple[str, str, float, bool]:
